@@ -1,0 +1,36 @@
+# The daily habits. `make help` lists them; every variable below can be given on the command line.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The version the tests run with. It goes in first, so that no dependency picks another build of torch.
+TORCH ?= torch==2.13.0
+# Passed on to the example (train) or to pytest (test).
+ARGS ?=
+
+ACTIVATE := . "$(abspath $(VENV))/bin/activate"
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help train test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# The stamp is touched last, so an interrupted installation starts again; both pip and venv skip what is there.
+$(INSTALLED): setup.py pyproject.toml
+	$(PYTHON) -m venv "$(VENV)"
+	$(ACTIVATE) && python -m pip install "$(TORCH)"
+	$(ACTIVATE) && python -m pip install -e ".[dev]"
+	touch "$@"
+
+train: $(INSTALLED)  ## install, then train the BabyAI example (ARGS="--help" shows its options)
+	$(ACTIVATE) && accelerate launch examples/train_babyai.py $(ARGS)
+
+test: $(INSTALLED)  ## install, then run the tests (ARGS="-k episodes" selects some)
+	$(ACTIVATE) && python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## check style and formatting
+	$(ACTIVATE) && ruff check . && ruff format --check .
+
+clean:  ## remove the environment, builds and caches, but no outputs
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
