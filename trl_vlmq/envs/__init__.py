@@ -1,0 +1,47 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""
+Environments that show images and text and are acted on by text.
+
+Importing this package registers them with Gymnasium, those apart whose simulator is not installed.
+"""
+
+import importlib.util
+import re
+
+import gymnasium
+
+from trl_vlmq.envs.grammar import JsonActionGrammar
+from trl_vlmq.envs.text_action import (
+    Behavior,
+    BehaviorUnavailableError,
+    FreeText,
+    Outcome,
+    TextActionEnv,
+    image_space,
+)
+
+
+def _register_babyai() -> None:
+    if importlib.util.find_spec("minigrid") is None:
+        return
+    import minigrid  # noqa: F401 (registers its levels)
+
+    for level in [name for name in gymnasium.registry if name.startswith("BabyAI-")]:
+        gymnasium.register(
+            id=f"trl_vlmq/{re.sub('-v[0-9]+$', '', level)}-v0",
+            entry_point="trl_vlmq.envs.babyai:BabyAIEnv",
+            kwargs={"level": level},
+        )
+
+
+_register_babyai()
+
+__all__ = [
+    "Behavior",
+    "BehaviorUnavailableError",
+    "FreeText",
+    "JsonActionGrammar",
+    "Outcome",
+    "TextActionEnv",
+    "image_space",
+]
