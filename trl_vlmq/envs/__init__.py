@@ -10,7 +10,9 @@ import re
 
 import gymnasium
 
+from trl_vlmq.envs.checker import EnvironmentCheckError, check_text_action_env
 from trl_vlmq.envs.grammar import JsonActionGrammar
+from trl_vlmq.envs.prompts import PromptBuilder
 from trl_vlmq.envs.text_action import (
     Behavior,
     BehaviorUnavailableError,
@@ -39,9 +41,12 @@ _register_babyai()
 __all__ = [
     "Behavior",
     "BehaviorUnavailableError",
+    "EnvironmentCheckError",
     "FreeText",
     "JsonActionGrammar",
     "Outcome",
+    "PromptBuilder",
     "TextActionEnv",
+    "check_text_action_env",
     "image_space",
 ]
