@@ -1,12 +1,15 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 import os
+import tempfile
 
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported; no test needs the network
+# Read when the libraries below are imported: no test needs the network, and whatever they cache goes away with the tests.
+_caches = tempfile.TemporaryDirectory(prefix="trl_vlmq_tests_")
+os.environ["HF_HOME"] = _caches.name
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
 
-import datasets
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
@@ -30,12 +33,6 @@ CHAT_TEMPLATE = (
     "<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path, monkeypatch):
-    """Whatever `datasets` caches goes away with the test."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
 
 
 @pytest.fixture(scope="session")
