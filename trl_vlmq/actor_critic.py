@@ -1,0 +1,250 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""The model that is trained: a backbone with its language head as actor and a token critic beside it."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+
+from .backbones import Backbone
+from .critic import TargetCritic, TokenCritic, load_critic, save_critic
+from .losses import (
+    Objective,
+    TokenValues,
+    actor_loss,
+    actor_weights,
+    advantage,
+    confident,
+    critic_loss,
+    filter_keeps,
+    td_targets,
+)
+from .schedules import FilterState
+from .token_metrics import TOKEN_COLUMNS
+
+
+class VLMActorCritic(nn.Module):
+    """Backbone + critic; `forward` returns the loss, so that DDP, ZeRO and FSDP hooks fire.
+
+    PEFT is inside, not outside: base -> LoRA -> this wrapper. So the adapter is saved by PEFT itself, loads in plain
+    `peft`, and `disable_adapter()` gives the base model back bit for bit.
+
+    Args:
+        backbone ([`Backbone`]):
+            Adapter around the pretrained model.
+        objective ([`Objective`]):
+            Losses and their constants.
+        critic_hidden_size (`int`, *optional*):
+            Hidden width of the critic; defaults to the width of the state (the paper).
+        num_critics (`int`, *optional*, defaults to `1`):
+            Heads of the critic, averaged.
+        critic_trunk_gradient (`bool`, *optional*, defaults to `True`):
+            Whether the critic's loss also trains the trunk under it (the paper trains jointly).
+        mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
+            Whether padded rows of the head and image tokens are excluded from pi.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        *,
+        critic_hidden_size: int | None = None,
+        num_critics: int = 1,
+        critic_trunk_gradient: bool = True,
+        mask_invalid_tokens: bool = True,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.model = backbone.model
+        self.config = self.model.config
+        self.objective = objective
+        self.critic_trunk_gradient = critic_trunk_gradient
+        self.mask_invalid_tokens = mask_invalid_tokens
+        self.filter_state = FilterState()
+        self.register_buffer("valid_tokens", backbone.valid_token_mask(), persistent=False)
+        self.critic = self.target_critic = None
+        if objective.needs_critic:
+            self.critic = TokenCritic(backbone.hidden_size, backbone.n_logits, critic_hidden_size, num_critics)
+            self.critic.to(self.model.device)
+            self.target_critic = TargetCritic(self.critic)
+
+    # ---- Building ----
+
+    @staticmethod
+    def add_adapter(backbone: Backbone, peft_config: PeftConfig, *, autocast_adapter_dtype: bool = True) -> None:
+        """Put a LoRA adapter inside the backbone's model.
+
+        `target_modules` left out means every linear layer of the language model and none of the vision tower.
+
+        Raises:
+            ValueError: if the adapter would sit on the language head or the token embedding.
+        """
+        if isinstance(backbone.model, PeftModel):
+            raise ValueError("The model already has an adapter; pass `peft_config=None` to go on training it.")
+        if getattr(peft_config, "target_modules", None) is None:
+            peft_config.target_modules = backbone.lora_target_modules
+        if getattr(backbone.model, "is_loaded_in_4bit", False) or getattr(backbone.model, "is_loaded_in_8bit", False):
+            backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
+        base = backbone.model
+        backbone.model = get_peft_model(base, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        for what, module in (("language head", base.get_output_embeddings()), ("embedding", base.get_input_embeddings())):
+            if any(p.requires_grad for p in module.parameters()):
+                raise ValueError(
+                    f"The adapter trains the {what} ({type(module).__name__}). The actor's head is shared with the "
+                    "base model and servers such as vLLM reject such adapters: remove lm_head and embed_tokens from "
+                    "`target_modules` and `modules_to_save` (or use `exclude_modules`)."
+                )
+
+    # ---- Values ----
+
+    def token_values(
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor
+    ) -> tuple[TokenValues, torch.Tensor]:
+        """Per-token values of a batch, for the loss or for anyone who wants to look.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`):
+                Model inputs of B prompts with their actions, from [`TokenTDCollator`].
+            labels (`torch.Tensor`):
+                Action tokens, int64 [B, n], -100 where there is none.
+
+        Returns:
+            [`TokenValues`] and Vbar of the first state of each turn, [B].
+        """
+        mask = labels != -100
+        states, logits = self.backbone.forward(inputs, keep=labels.shape[1])
+        states, actions = states[mask], labels[mask]
+        logp_all = self._log_policy(logits[mask])
+        logp = logp_all.gather(-1, actions[:, None])[:, 0]
+        entropy = torch.special.entr(logp_all.detach().exp()).sum(-1)
+        if self.critic is None:
+            q, v, v_target = torch.zeros_like(logp)[None], torch.zeros_like(logp), torch.zeros_like(logp)
+        else:
+            q_all = self.critic(states if self.critic_trunk_gradient else states.detach())
+            q = q_all.gather(-1, actions[None, :, None].expand(len(q_all), -1, 1))[..., 0]
+            with torch.set_grad_enabled(self.objective.actor_objective == "epg" and torch.is_grad_enabled()):
+                v = (logp_all.exp() * q_all.detach().mean(0)).sum(-1)
+            v_target = self._target_value(states, logp_all)
+
+        def spread(x: torch.Tensor) -> torch.Tensor:
+            return x.new_zeros(*x.shape[:-1], *mask.shape).masked_scatter(mask, x)
+
+        values = TokenValues(
+            logp=spread(logp), entropy=spread(entropy.to(logp.dtype)), q=spread(q), v=spread(v),
+            v_target=spread(v_target), mask=mask,
+        )  # fmt: skip
+        return values, values.v_target[:, 0]
+
+    @torch.no_grad()
+    def state_values(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Vbar of the first state of each turn, [B]: the bootstrap forward over observations only."""
+        states, logits = self.backbone.forward(inputs, keep=1)
+        return self._target_value(states[:, 0], self._log_policy(logits[:, 0]))
+
+    def _log_policy(self, logits: torch.Tensor) -> torch.Tensor:
+        """log pi over valid tokens, [N, vocabulary], at least float32."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.mask_invalid_tokens:
+            logits = logits.masked_fill(~self.valid_tokens, float("-inf"))
+        return logits.log_softmax(-1)
+
+    @torch.no_grad()
+    def _target_value(self, states: torch.Tensor, logp_all: torch.Tensor) -> torch.Tensor:
+        return (logp_all.exp() * self.target_critic(states).mean(0)).sum(-1)
+
+    # ---- Loss ----
+
+    def forward(
+        self,
+        labels: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+        reward: torch.Tensor,
+        terminated: torch.Tensor,
+        next_index: torch.Tensor,
+        row: torch.Tensor,
+        role: torch.Tensor,
+        bootstrap_inputs: dict[str, torch.Tensor] | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Loss of a batch from [`TokenTDCollator`] (shapes there), and the per-token values behind it.
+
+        Args:
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Action tokens of the whole accumulation window; defaults to those of this batch.
+
+        Returns:
+            `dict`: `loss` (scalar) and `tokens`, float32 [N, 11] without gradient: one row per action token with the
+            columns `TOKEN_COLUMNS`.
+        """
+        objective, state = self.objective, self.filter_state
+        values, first_v = self.token_values(inputs, labels)
+        num_tokens = values.mask.sum() if num_items_in_batch is None else num_items_in_batch
+        if objective.needs_critic:
+            bootstrap = self.state_values(bootstrap_inputs) if bootstrap_inputs else first_v[:0]
+            # Vbar(s_{t+1}^1): of a turn in this batch, of a bootstrap row, or zero after the end of an episode.
+            next_v = torch.cat([first_v, bootstrap, first_v.new_zeros(1)])[next_index]
+            y = td_targets(values, next_v, reward, terminated, objective)
+            critic = critic_loss(values, y, num_tokens)
+        else:  # no critic, no target
+            y = torch.zeros_like(values.v)
+            critic = values.logp.new_zeros(())
+        A = advantage(values, objective)
+        weights = actor_weights(
+            values, A, row, objective, beta=state.beta, kept_share=state.kept_share, step=state.step
+        )
+        filtered = objective.actor_objective in ("afsft", "random_filter")
+        normalizer = num_tokens * state.kept_share if objective.actor_normalizer == "kept" and filtered else num_tokens
+        actor = actor_loss(values, weights, normalizer, objective)
+        loss = objective.actor_coef * actor + objective.critic_coef * critic
+        with torch.no_grad():
+            columns = {
+                "logp": values.logp,
+                "entropy": values.entropy,
+                "q": values.q.mean(0),
+                "v": values.v,
+                "advantage": A,
+                "target": y,
+                "critic_error": (values.q - y).square().mean(0),
+                "weight": weights,
+                "kept": filter_keeps(values, A, state.beta, objective),
+                "confident": confident(values, objective),
+                "role": role,
+            }
+            tokens = torch.stack([columns[name][values.mask].float() for name in TOKEN_COLUMNS], dim=1)
+        return {"loss": loss, "tokens": tokens}
+
+    # ---- Saving ----
+
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Write the adapter (or the full model) as PEFT (or transformers) does, and the critic beside it."""
+        if state_dict is not None:
+            state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
+        with warnings.catch_warnings():
+            # PEFT looks for the base on the Hub to see whether its vocabulary grew; ours never does.
+            warnings.filterwarnings("ignore", message="Could not find a config file")
+            self.model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
+        if self.critic is not None:
+            save_critic(folder, self.critic, self.target_critic)
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Read what [`VLMActorCritic.save_pretrained`] wrote back into this model, in place."""
+        if isinstance(self.model, PeftModel):
+            self.model.load_adapter(str(folder), self.model.active_adapter, is_trainable=True)
+        else:
+            base = type(self.model).from_pretrained(str(folder), dtype=self.model.dtype)
+            self.model.load_state_dict(base.state_dict())
+        if self.critic is not None:
+            load_critic(folder, self.critic, self.target_critic)
+
+    # ---- What the Trainer asks of a model ----
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def gradient_checkpointing_enable(self, **kwargs) -> None:
+        self.model.enable_input_require_grads()
+        self.model.gradient_checkpointing_enable(**kwargs)

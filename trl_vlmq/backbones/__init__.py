@@ -1,0 +1,20 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Adapters between pretrained models and the token-level view of them."""
+
+from .base import Backbone, EncodedPrompt, GeneratedAction
+from .families import ImageTextBackbone, TextBackbone, make_backbone
+from .loading import load_backbone
+from .tiny import TINY_MODELS, tiny_model_path
+
+
+__all__ = [
+    "TINY_MODELS",
+    "Backbone",
+    "EncodedPrompt",
+    "GeneratedAction",
+    "ImageTextBackbone",
+    "TextBackbone",
+    "load_backbone",
+    "make_backbone",
+    "tiny_model_path",
+]

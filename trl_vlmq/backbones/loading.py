@@ -1,0 +1,58 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Load a base model or a trained adapter, with its processor."""
+
+import json
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+
+from .base import Backbone
+from .families import make_backbone
+
+
+def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
+    """A base model or an adapter that the trainer saved, ready to act or to be trained.
+
+    Args:
+        name_or_path (`str`):
+            Folder or Hub id of a model, or of a PEFT adapter (its base is loaded first).
+        model_kwargs:
+            Passed to `from_pretrained` of the base, e.g. `dtype` or `quantization_config`.
+    """
+    adapter = is_adapter(name_or_path)
+    base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path if adapter else name_or_path
+    config = AutoConfig.from_pretrained(base)
+    has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+    model = auto.from_pretrained(base, **({"dtype": "auto"} | model_kwargs))
+    if adapter:
+        model = PeftModel.from_pretrained(model, name_or_path, is_trainable=True)
+    return make_backbone(model, load_processor(name_or_path, fallback=base, has_vision=has_vision))
+
+
+def load_processor(name_or_path: str, *, fallback: str, has_vision: bool):
+    """The processor saved beside a model or adapter, else that of the base."""
+    auto = AutoProcessor if has_vision else AutoTokenizer
+    folder = Path(name_or_path)
+    saved = not folder.is_dir() or any((folder / f).is_file() for f in ("tokenizer_config.json", "tokenizer.json"))
+    return auto.from_pretrained(name_or_path if saved else fallback)
+
+
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a folder or Hub id holds a PEFT adapter rather than a full model."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return (folder / "adapter_config.json").is_file()
+    try:
+        PeftConfig.from_pretrained(name_or_path)
+    except (ValueError, OSError, json.JSONDecodeError):
+        return False
+    return True

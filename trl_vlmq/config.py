@@ -1,0 +1,226 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Arguments of [`AFSFTTrainer`]."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from .losses import ACTOR_OBJECTIVES, Objective
+from .schedules import FilterSchedule
+
+
+@dataclass
+class AFSFTConfig(TrainingArguments):
+    r"""
+    Configuration class for the [`AFSFTTrainer`].
+
+    Every field carries its help; those below are the ones of VLM Q-Learning, in the notation of the trainer page.
+    Only defaults that differ from [`~transformers.TrainingArguments`] are listed among the others. "Paper" marks what
+    arXiv 2505.03181 gives; what is marked "ours" the paper's public summary leaves open.
+
+    > Parameters that control the critic
+
+    Args:
+        gamma (`float`, *optional*, defaults to `0.93`):
+            Discount per turn (ours).
+        token_gamma (`float`, *optional*, defaults to `1.0`):
+            Discount per token inside a turn (ours).
+        td_horizon (`str`, *optional*, defaults to `"turn"`):
+            `"token"` bootstraps from the next token (paper), `"turn"` from the next turn (ours).
+        reward_scale (`float`, *optional*, defaults to `5.0`):
+            Multiplies rewards before the critic sees them (ours).
+        critic_hidden_size (`int`, *optional*):
+            Hidden width of the critic; defaults to the width of the model (paper; it uses 400 for MiniWoB).
+        num_critics (`int`, *optional*, defaults to `1`):
+            Critics, averaged (ours).
+        critic_trunk_gradient (`bool`, *optional*, defaults to `True`):
+            Whether the critic's loss trains the trunk under it (paper: jointly).
+        critic_coef (`float`, *optional*, defaults to `1.0`):
+            Weight of the critic's loss (ours).
+        critic_learning_rate (`float`, *optional*):
+            Learning rate of the critic's head; defaults to `learning_rate` (ours).
+        target_tau (`float`, *optional*, defaults to `0.03`):
+            Share by which the target critic follows the critic at each optimiser step (ours).
+
+    > Parameters that control the actor
+
+    Args:
+        actor_objective (`str`, *optional*, defaults to `"afsft"`):
+            `"afsft"`, `"sft"`, `"random_filter"`, `"epg"` (the paper's ablations) or `"awr"` (ours).
+        actor_coef (`float`, *optional*, defaults to `0.5`):
+            Weight of the actor's loss (ours).
+        actor_normalizer (`str`, *optional*, defaults to `"kept"`):
+            `"tokens"` divides by the number of action tokens (paper), `"kept"` also by the running kept share (ours).
+        advantage_baseline (`str`, *optional*, defaults to `"online"`):
+            `"online"`: A = Q - V (paper); `"target"`: A = Q - Vbar (ours).
+        filter_beta (`float`, *optional*, defaults to `0.0`):
+            Threshold of the advantage filter after the ramp (paper: 0).
+        filter_warmup_ratio (`float`, *optional*, defaults to `0.35`):
+            Share of training at beta = -inf (ours).
+        filter_ramp_ratio (`float`, *optional*, defaults to `0.25`):
+            Share of training over which the filter tightens (ours).
+        filter_keep_fraction (`float`, *optional*, defaults to `0.4`):
+            Share of unsure tokens kept whatever their advantage; 0 is the paper's rule (ours).
+        filter_keep_confident (`float`, *optional*, defaults to `0.98`):
+            Tokens likelier than this are always kept (ours); `None` is the paper's rule.
+        awr_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature of "awr".
+        awr_max_weight (`float`, *optional*, defaults to `20.0`):
+            Upper limit of an "awr" weight.
+        mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
+            Whether padded rows of the head and image tokens are excluded from the policy.
+
+    > Parameters that control the data
+
+    Args:
+        segment_length (`int`, *optional*, defaults to `4`):
+            Consecutive turns per example (ours). A batch holds `per_device_train_batch_size` segments.
+    """
+
+    # Defaults that differ from TrainingArguments
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of the trained weights."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many optimiser steps."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bfloat16 mixed precision; defaults to True on a GPU that has it, else False."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: turns need every column."})
+
+    # Critic
+    gamma: float = field(default=0.93, metadata={"help": "Discount per turn. Ours: the paper's summary gives none."})
+    token_gamma: float = field(default=1.0, metadata={"help": "Discount per token inside a turn. Ours."})
+    td_horizon: str = field(
+        default="turn",
+        metadata={
+            "help": "'token': the one-step rule of the paper, each token bootstraps from the next. 'turn': every token "
+            "sees the turn's reward and the next turn's value at once (ours); faster, biased inside the turn.",
+            "choices": ["token", "turn"],
+        },
+    )
+    reward_scale: float = field(
+        default=5.0,
+        metadata={"help": "Multiplies rewards before the critic sees them; Q should spread over about 1. Ours."},
+    )
+    critic_hidden_size: int | None = field(
+        default=None, metadata={"help": "Hidden width of the critic. Default: the model's width (paper)."}
+    )
+    num_critics: int = field(default=1, metadata={"help": "Critics that are averaged. Ours."})
+    critic_trunk_gradient: bool = field(
+        default=True, metadata={"help": "Whether the critic's loss also trains the trunk (paper: jointly)."}
+    )
+    critic_coef: float = field(default=1.0, metadata={"help": "Weight of the critic's loss. Ours."})
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the critic's head. Default: learning_rate. Ours."}
+    )
+    target_tau: float = field(
+        default=0.03, metadata={"help": "Share by which the target critic follows at each optimiser step. Ours."}
+    )
+
+    # Actor
+    actor_objective: str = field(
+        default="afsft",
+        metadata={
+            "help": "'afsft': imitate tokens with A > beta (paper, Eq. 4). 'sft': all tokens. 'random_filter': as many "
+            "tokens as afsft, chosen at random. 'epg': maximise sum_a pi Q. 'awr': weights exp(A / awr_temperature).",
+            "choices": list(ACTOR_OBJECTIVES),
+        },
+    )
+    actor_coef: float = field(default=0.5, metadata={"help": "Weight of the actor's loss. Ours."})
+    actor_normalizer: str = field(
+        default="kept",
+        metadata={
+            "help": "'tokens': divide the actor's sum by the number of action tokens (paper). 'kept': also by the "
+            "running kept share, so that its pull stays constant while the filter tightens (ours).",
+            "choices": ["tokens", "kept"],
+        },
+    )
+    advantage_baseline: str = field(
+        default="online",
+        metadata={
+            "help": "'online': A = Q - V (paper). 'target': A = Q - Vbar, one projection fewer (ours).",
+            "choices": ["online", "target"],
+        },
+    )
+    filter_beta: float = field(default=0.0, metadata={"help": "Threshold on A after the ramp (paper: 0)."})
+    filter_warmup_ratio: float = field(
+        default=0.35, metadata={"help": "Share of training with beta = -inf (paper: -inf at first; the share is ours)."}
+    )
+    filter_ramp_ratio: float = field(
+        default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
+    )
+    filter_keep_fraction: float = field(
+        default=0.4,
+        metadata={"help": "Share of unsure tokens that is kept whatever their advantage (0: the paper's rule). Ours."},
+    )
+    filter_keep_confident: float | None = field(
+        default=0.98, metadata={"help": "Always keep tokens likelier than this (None: the paper's rule). Ours."}
+    )
+    awr_temperature: float = field(default=1.0, metadata={"help": "Temperature of actor_objective='awr'."})
+    awr_max_weight: float = field(default=20.0, metadata={"help": "Upper limit of a weight of 'awr'."})
+    mask_invalid_tokens: bool = field(
+        default=True, metadata={"help": "Exclude padded rows of the head and image tokens from the policy."}
+    )
+
+    # Data
+    segment_length: int = field(
+        default=4, metadata={"help": "Consecutive turns per example; K turns cost at most K + 1 forwards. Ours."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not (self.fp16 or self.use_cpu) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self._check()
+        super().__post_init__()
+
+    def _check(self) -> None:
+        for name, options in (
+            ("td_horizon", ("token", "turn")),
+            ("actor_objective", ACTOR_OBJECTIVES),
+            ("actor_normalizer", ("tokens", "kept")),
+            ("advantage_baseline", ("online", "target")),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(options)}.")
+        for name, low, high in (
+            ("gamma", 0, 1),
+            ("token_gamma", 0, 1),
+            ("target_tau", 0, 1),
+            ("filter_warmup_ratio", 0, 1),
+            ("filter_ramp_ratio", 0, 1),
+            ("filter_keep_fraction", 0, 1),
+            ("filter_keep_confident", 0, 1),
+            ("critic_coef", 0, math.inf),
+            ("actor_coef", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value} lies outside of [{low}, {high}].")
+        for name in ("segment_length", "num_critics", "reward_scale", "awr_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        if math.isnan(self.filter_beta):
+            raise ValueError("filter_beta is NaN; the paper's value is 0.")
+        if self.actor_objective in ("afsft", "random_filter", "epg", "awr") and self.critic_coef == 0:
+            raise ValueError(
+                f"actor_objective={self.actor_objective!r} needs a trained critic: set critic_coef above 0, or use "
+                "actor_objective='sft'."
+            )
+
+    def objective(self) -> Objective:
+        """The losses that these arguments describe."""
+        names = Objective.__dataclass_fields__
+        return Objective(**{name: getattr(self, name) for name in names})
+
+    def filter_schedule(self) -> FilterSchedule:
+        """The filter's schedule that these arguments describe."""
+        return FilterSchedule(
+            self.filter_beta, self.filter_warmup_ratio, self.filter_ramp_ratio, self.filter_keep_fraction
+        )
+
+    def critic_kwargs(self) -> dict[str, Any]:
+        """Arguments of [`VLMActorCritic`] beside backbone and objective."""
+        names = ("critic_hidden_size", "num_critics", "critic_trunk_gradient", "mask_invalid_tokens")
+        return {name: getattr(self, name) for name in names}

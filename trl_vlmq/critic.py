@@ -1,0 +1,117 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""The token critic Q(s, .) and its target network."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+CRITIC_WEIGHTS = "critic.safetensors"
+CRITIC_CONFIG = "critic_config.json"
+_TENSORS = ("up_weight", "up_bias", "down_weight", "down_bias")
+
+
+class TokenCritic(nn.Module):
+    """A Q-value for every token of the vocabulary, from the state that the language head reads.
+
+    `num_critics` independent two-layer perceptrons `state_size -> hidden_size -> vocab_size` with SiLU between. The
+    output layer starts at zero, so that every value is 0 before training. Mathematics is float32 whatever the trunk's
+    dtype.
+
+    Args:
+        state_size (`int`):
+            Width of the state.
+        vocab_size (`int`):
+            Number of logits the language head produces.
+        hidden_size (`int`, *optional*):
+            Width of the hidden layer; defaults to `state_size` (the paper; it uses 400 for MiniWoB).
+        num_critics (`int`, *optional*, defaults to `1`):
+            Number of heads (ours). Each learns on its own error; their mean is the value.
+    """
+
+    def __init__(self, state_size: int, vocab_size: int, hidden_size: int | None = None, num_critics: int = 1):
+        super().__init__()
+        hidden_size = hidden_size or state_size
+        self.config = {
+            "state_size": state_size,
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "num_critics": num_critics,
+        }
+        self.up_weight = nn.Parameter(torch.randn(num_critics, hidden_size, state_size) * state_size**-0.5)
+        self.up_bias = nn.Parameter(torch.zeros(num_critics, hidden_size))
+        self.down_weight = nn.Parameter(torch.zeros(num_critics, vocab_size, hidden_size))
+        self.down_bias = nn.Parameter(torch.zeros(num_critics, vocab_size))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States [N, state_size] of any float dtype -> Q-values [num_critics, N, vocab_size], float32."""
+        return _token_q_values(states, self)
+
+
+class TargetCritic(nn.Module):
+    """Polyak average of a [`TokenCritic`], in buffers that keep at least float32.
+
+    Buffers, not parameters: no optimiser and no DeepSpeed cast touches them, and an average that moves by `tau` = 0.005
+    of a difference would stall in bfloat16.
+    """
+
+    def __init__(self, critic: TokenCritic):
+        super().__init__()
+        for name in _TENSORS:
+            source = getattr(critic, name).detach()
+            self.register_buffer(name, source.to(torch.promote_types(source.dtype, torch.float32)).clone())
+
+    @torch.no_grad()
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States [N, state_size] -> target Q-values [num_critics, N, vocab_size], float32, without gradient."""
+        return _token_q_values(states, self)
+
+    @torch.no_grad()
+    def update(self, critic: TokenCritic, tau: float) -> None:
+        """Move a share `tau` of the way to `critic`; `tau` = 1 copies it."""
+        for name in _TENSORS:
+            buffer = getattr(self, name)
+            buffer.lerp_(getattr(critic, name).detach().to(buffer), tau)
+
+
+def _token_q_values(states: torch.Tensor, weights: nn.Module) -> torch.Tensor:
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    up_weight, up_bias, down_weight, down_bias = (getattr(weights, name).to(dtype) for name in _TENSORS)
+    with torch.autocast(states.device.type, enabled=False):
+        hidden = F.silu(torch.einsum("nd,chd->cnh", states.to(dtype), up_weight) + up_bias[:, None])
+        q = torch.baddbmm(down_bias[:, None], hidden, down_weight.transpose(1, 2))
+    assert q.shape == (up_weight.shape[0], states.shape[0], down_weight.shape[1])
+    return q
+
+
+def save_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:
+    """Write `critic.safetensors` (keys `critic.*` and `target.*`) and `critic_config.json` into `folder`."""
+    tensors = {f"critic.{name}": getattr(critic, name) for name in _TENSORS}
+    tensors |= {f"target.{name}": getattr(target, name) for name in _TENSORS}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, Path(folder, CRITIC_WEIGHTS), metadata={"format": "pt"})
+    Path(folder, CRITIC_CONFIG).write_text(json.dumps(critic.config, indent=2) + "\n")
+
+
+def load_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:
+    """Read what [`save_critic`] wrote into existing modules.
+
+    Raises:
+        ValueError: if the files are missing, or were written for another size of critic.
+    """
+    config_path = Path(folder, CRITIC_CONFIG)
+    if not config_path.is_file() or not Path(folder, CRITIC_WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} holds no critic ({CRITIC_WEIGHTS}, {CRITIC_CONFIG}): it was saved by plain SFT or only its "
+            "adapter was copied. Start a new critic by training from the adapter without resuming."
+        )
+    saved = json.loads(config_path.read_text())
+    if saved != critic.config:
+        raise ValueError(f"The critic in {folder} was saved with {saved}, but this run asks for {critic.config}.")
+    tensors = load_file(Path(folder, CRITIC_WEIGHTS))
+    critic.load_state_dict({name: tensors[f"critic.{name}"] for name in _TENSORS})
+    target.load_state_dict({name: tensors[f"target.{name}"] for name in _TENSORS})

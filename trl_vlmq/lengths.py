@@ -1,0 +1,69 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Refuse data that does not fit into the model's context, before training."""
+
+from datasets import Dataset, Image, List
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+
+from .backbones import Backbone
+
+
+# Tokens that a chat template may add to a message, generously.
+_TEMPLATE_TOKENS = 64
+
+
+def check_lengths(dataset: Dataset, backbone: Backbone) -> None:
+    """Raise if a prompt with its completion is longer than the model's context.
+
+    Exact and cheap: a tokenizer makes at most one token of a byte, so that only prompts whose bytes and image tokens
+    could exceed the context are encoded at all.
+
+    Args:
+        dataset (`datasets.Dataset`):
+            Validated turns.
+        backbone ([`Backbone`]):
+            The adapter that encodes.
+
+    Raises:
+        ValueError: names the row, its length and the limit.
+    """
+    if backbone.max_length is None:
+        return
+    for name in ("images", "final_images"):
+        dataset = dataset.cast_column(name, List(Image(decode=False)))
+    sizes: dict[bytes, tuple[int, int]] = {}
+    image_tokens: dict[tuple, int] = {}
+    columns = ["prompt", "images", "completion", "final_prompt", "final_images"]
+    bar = tqdm(dataset.select_columns(columns), desc="Checking lengths", unit="turn", mininterval=2, leave=False)
+    for row, turn in enumerate(bar):
+        for prompt, images in ((turn["prompt"], turn["images"]), (turn["final_prompt"], turn["final_images"])):
+            if prompt is None:
+                continue
+            seen = []
+            for image in images:
+                key = backbone.image_key(image)
+                if key not in sizes:
+                    sizes[key] = backbone.open_image(image).size
+                seen.append(sizes[key])
+            shape = tuple(seen)
+            if shape not in image_tokens:
+                image_tokens[shape] = len(_encode_blank([{"role": "user", "content": [{"type": "image"}] * len(shape)}],
+                                                        shape, backbone))  # fmt: skip
+            texts = [_bytes(message) for message in (*prompt, *turn["completion"])]
+            if image_tokens[shape] + sum(texts) + _TEMPLATE_TOKENS * len(texts) > backbone.max_length:
+                encoded = _encode_blank(prompt, shape, backbone)
+                completion = len(backbone.completion_ids("".join(_texts(turn["completion"][0]))))
+                backbone.check_length(encoded, completion, f"row {row}")
+
+
+def _encode_blank(prompt: list[dict], sizes: tuple[tuple[int, int], ...], backbone: Backbone):
+    return backbone.encode(prompt, [PILImage.new("RGB", size) for size in sizes])
+
+
+def _texts(message: dict) -> list[str]:
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
+
+
+def _bytes(message: dict) -> int:
+    return sum(len(text.encode()) for text in _texts(message))

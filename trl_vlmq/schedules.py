@@ -1,0 +1,101 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""When and how strongly the advantage filter acts."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class FilterSchedule:
+    """The threshold beta from -inf to its end value, over the course of training.
+
+    For the first `warmup_ratio` of training beta is -inf: plain SFT, while the critic learns. Over the next
+    `ramp_ratio` the share of tokens that is guaranteed to be kept falls from 1 to `keep_fraction`, and
+
+        beta = min(end, the quantile of A above which that share of tokens lies)
+
+    so that the filter needs no knowledge of the scale of rewards on its way to `end`. `keep_fraction` = 0 gives the
+    paper's rule beta -> `end` (0); `end` = inf gives a schedule over the kept fraction alone. The warm-up and the end
+    value are the paper's, the ramp over quantiles is ours.
+
+    Args:
+        end (`float`):
+            Threshold after the ramp, in units of the scaled reward.
+        warmup_ratio (`float`):
+            Share of training with beta = -inf.
+        ramp_ratio (`float`):
+            Share of training over which the filter tightens.
+        keep_fraction (`float`):
+            Share of unsure tokens that is kept whatever their advantage.
+    """
+
+    end: float
+    warmup_ratio: float
+    ramp_ratio: float
+    keep_fraction: float
+
+    def guaranteed_share(self, progress: float) -> float | None:
+        """Share of tokens kept at `progress` in [0, 1] of training; `None` during the warm-up."""
+        if progress < self.warmup_ratio:
+            return None
+        ramped = 1.0 if self.ramp_ratio == 0 else min(1.0, (progress - self.warmup_ratio) / self.ramp_ratio)
+        return 1.0 + ramped * (self.keep_fraction - 1.0)
+
+
+@dataclass
+class FilterState:
+    """What the filter of the next optimiser step depends on; part of every checkpoint.
+
+    Updated once per optimiser step from all action tokens of that step, so that gradient accumulation, the order of
+    micro-batches and an interruption change nothing.
+
+    Args:
+        beta (`float`, *optional*, defaults to `-inf`):
+            Threshold on the advantage.
+        quantile (`float`, *optional*):
+            Running estimate of the quantile that the ramp asks for; `None` before the ramp.
+        kept_share (`float`, *optional*, defaults to `1.0`):
+            Running share of action tokens that the filter keeps.
+        step (`int`, *optional*, defaults to `0`):
+            Optimiser steps done; random draws are hashed from it.
+    """
+
+    step: int = 0
+    beta: float = -math.inf
+    quantile: float | None = None
+    kept_share: float = 1.0
+
+    _MOMENTUM = 0.9
+
+    def update(
+        self, schedule: FilterSchedule, progress: float, unsure_advantages: torch.Tensor, kept_fraction: float
+    ) -> None:
+        """Advance by one optimiser step.
+
+        Args:
+            schedule ([`FilterSchedule`]):
+                The schedule.
+            progress (`float`):
+                Share of training that is done, in [0, 1].
+            unsure_advantages (`torch.Tensor`):
+                Advantages [M] of the step's action tokens that are not kept for confidence.
+            kept_fraction (`float`):
+                Share of the step's action tokens that the filter kept.
+        """
+        self.step += 1
+        share = schedule.guaranteed_share(progress)
+        if share is None:
+            return
+        momentum = self._MOMENTUM
+        if unsure_advantages.numel():
+            # Sorted in float64 first: the result must not depend on the order in which micro-batches arrived.
+            now = torch.quantile(unsure_advantages.double().sort().values, 1.0 - share).item()
+            self.quantile = now if self.quantile is None else momentum * self.quantile + (1 - momentum) * now
+            # Nothing is guaranteed any more: exactly the end value, not the largest advantage seen.
+            self.beta = schedule.end if share == 0 else min(schedule.end, self.quantile)
+        self.kept_share = momentum * self.kept_share + (1 - momentum) * kept_fraction
+
+    def to_dict(self) -> dict:
+        return asdict(self)

@@ -1,0 +1,318 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""AFSFTTrainer: VLM Q-Learning on logs of episodes."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from torch import nn
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from .actor_critic import VLMActorCritic
+from .backbones import load_backbone, make_backbone
+from .callbacks import InterruptCallback
+from .collator import TokenTDCollator
+from .columns import prepare_episodes
+from .config import AFSFTConfig
+from .critic import CRITIC_WEIGHTS, load_critic
+from .lengths import check_lengths
+from .replay import ReplayBuffer
+from .schedules import FilterState
+from .token_metrics import summarise_tokens, token_columns
+from .validation import validate_episodes
+
+
+FILTER_STATE = "filter_state.json"
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is NaN or infinite; the last good state has been saved."""
+
+
+class AFSFTTrainer(Trainer):
+    """
+    Trainer for VLM Q-Learning: a token-level critic learns by temporal differences, and the actor imitates only the
+    tokens whose value beats its own average (advantage-filtered SFT; arXiv 2505.03181).
+
+    Example:
+
+    ```python
+    from datasets import load_dataset
+    from peft import LoraConfig
+    from trl_vlmq import AFSFTConfig, AFSFTTrainer
+
+    trainer = AFSFTTrainer(
+        model="HuggingFaceTB/SmolVLM-256M-Instruct",
+        args=AFSFTConfig(output_dir="agent"),
+        train_dataset=load_dataset("parquet", data_files="episodes.parquet", split="train"),
+        peft_config=LoraConfig(r=16),
+    )
+    trainer.train()
+    ```
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`], [`~peft.PeftModel`] or [`VLMActorCritic`]):
+            Model to train: a Hub id or folder of a base model or of an adapter that this trainer saved (its critic is
+            loaded as well), or a loaded model.
+        args ([`AFSFTConfig`], *optional*):
+            Configuration; defaults to `AFSFTConfig("afsft_output")`.
+        train_dataset ([`~datasets.Dataset`], *optional*):
+            One row per turn, as the dataset page describes. It is validated before anything else happens.
+        eval_dataset ([`~datasets.Dataset`], *optional*):
+            Held-out episodes for held-out losses.
+        processing_class ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Processor; needed if `model` is a loaded model, else loaded with it.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter to train. Without `target_modules` it covers the linear layers of the language model and spares
+            the vision tower. `None` trains whatever parameters of the model require gradients.
+        callbacks (`list[~transformers.TrainerCallback]`, *optional*):
+            Further callbacks.
+        optimizers (`tuple`, *optional*, defaults to `(None, None)`):
+            Optimiser and learning-rate scheduler.
+
+    Raises:
+        EpisodeValidationError: names row, column and cure of what is wrong with the data.
+        ValueError: if a prompt does not fit into the context, the model has no language head, or the adapter sits on
+            the language head.
+        NonFiniteLossError: during training, after saving the last good state.
+    """
+
+    _tag_names = ["trl_vlmq", "vlm-q-learning"]
+    # compute_loss divides by the action tokens of the whole accumulation window.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | VLMActorCritic,
+        args: AFSFTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+    ):
+        args = args if args is not None else AFSFTConfig("afsft_output")
+        actor_critic = self._build(model, args, processing_class, peft_config)
+        backbone = actor_critic.backbone
+        self._interrupt = InterruptCallback()
+        evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+        evals = {name: self._read(data, name, actor_critic, args) for name, data in evals.items()}
+        super().__init__(
+            model=actor_critic,
+            args=args,
+            data_collator=TokenTDCollator(backbone, with_bootstrap=actor_critic.objective.needs_critic),
+            train_dataset=self._read(train_dataset, "train_dataset", actor_critic, args),
+            eval_dataset=evals if isinstance(eval_dataset, dict) else evals["eval_dataset"],
+            processing_class=backbone.processor,
+            callbacks=[*(callbacks or []), self._interrupt, _StepHooks(self)],
+            optimizers=optimizers,
+        )
+        # The collator's labels are aligned with the states; action tokens of the window are counted from them.
+        self.model_accepts_loss_kwargs = True
+        self.label_names = ["labels"]
+        self.filter_schedule = args.filter_schedule()
+        self._log_tokens: list[torch.Tensor] = []
+        self._eval_tokens: list[torch.Tensor] = []
+        self._window: list[torch.Tensor] = []
+        self._window_rows: list[torch.Tensor] = []
+        self._last_log_time = time.perf_counter()
+
+    # ---- Building ----
+
+    @staticmethod
+    def _build(model, args: AFSFTConfig, processing_class, peft_config: PeftConfig | None) -> VLMActorCritic:
+        if isinstance(model, VLMActorCritic):
+            return model
+        critic_folder = None
+        if isinstance(model, str):
+            backbone = load_backbone(model)
+            if processing_class is not None:
+                backbone = make_backbone(backbone.model, processing_class)
+            critic_folder = model if os.path.isfile(os.path.join(model, CRITIC_WEIGHTS)) else None
+        else:
+            if processing_class is None:
+                raise ValueError(
+                    "A loaded model needs its processor: pass `processing_class=AutoProcessor.from_pretrained(...)`, "
+                    "or pass the model's id instead of the model."
+                )
+            backbone = make_backbone(model, processing_class)
+        if peft_config is not None:
+            VLMActorCritic.add_adapter(backbone, peft_config)
+        actor_critic = VLMActorCritic(backbone, args.objective(), **args.critic_kwargs())
+        if critic_folder is not None and actor_critic.critic is not None:
+            load_critic(critic_folder, actor_critic.critic, actor_critic.target_critic)
+        return actor_critic
+
+    @staticmethod
+    def _read(data: Dataset | None, name: str, model: VLMActorCritic, args: AFSFTConfig) -> ReplayBuffer | None:
+        if data is None:
+            return None
+        if not isinstance(data, Dataset):
+            raise TypeError(
+                f"{name} must be a datasets.Dataset of turns, not {type(data).__name__}; see episodes_to_dataset."
+            )
+        data = prepare_episodes(data)
+        validate_episodes(data)
+        check_lengths(data, model.backbone)
+        return ReplayBuffer(data, args.segment_length)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
+        if self.args.critic_learning_rate is not None and self.model.critic is not None:
+            critic = {id(p) for p in self.model.critic.parameters()}
+            for group in list(optimizer.param_groups):
+                moved = [p for p in group["params"] if id(p) in critic]
+                if moved:
+                    group["params"] = [p for p in group["params"] if id(p) not in critic]
+                    settings = {k: v for k, v in group.items() if k != "params"}
+                    optimizer.add_param_group({**settings, "params": moved, "lr": self.args.critic_learning_rate})
+        return optimizer
+
+    # ---- Training ----
+
+    def train(self, *args, **kwargs):
+        """Main training entry point; see [`~transformers.Trainer.train`].
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
+        """
+        if self.train_dataset is None:
+            raise ValueError("There is nothing to train on: pass `train_dataset`.")
+        self._last_log_time = time.perf_counter()
+        try:
+            result = super().train(*args, **kwargs)
+        finally:
+            self._interrupt.restore()
+        if self._interrupt.interrupted:
+            folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+            raise KeyboardInterrupt(f"Saved {folder}; go on with trainer.train(resume_from_checkpoint=True).")
+        return result
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ):
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = outputs["loss"]
+        if model.training:
+            self._window_rows.append(inputs["row"])
+            if not torch.isfinite(loss):
+                self._stop_for("loss", inputs["row"])
+            self._window.append(outputs["tokens"])
+        else:
+            self._eval_tokens.append(outputs["tokens"].cpu())
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_gradients(self) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
+            self._stop_for("gradient", torch.cat(self._window_rows))
+
+    def _stop_for(self, what: str, rows: torch.Tensor) -> None:
+        self._save_checkpoint(self.model, trial=None)
+        named = ", ".join(self.train_dataset.describe(row) for row in rows[:8].tolist())
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        raise NonFiniteLossError(
+            f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. The state "
+            f"before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}. Look at these rows "
+            "(rewards, image contents), lower learning_rate or reward_scale, or train in float32."
+        )
+
+    def _after_optimizer_step(self) -> None:
+        """Target critic and filter move once per optimiser step, from all tokens of the accumulation window."""
+        tokens = self._gather(torch.cat(self._window))
+        self._window.clear()
+        self._window_rows.clear()
+        self._log_tokens.append(tokens)
+        if self.model.critic is None:
+            return
+        self.model.target_critic.update(self.model.critic, self.args.target_tau)
+        column = token_columns(tokens)
+        progress = (self.state.global_step + 1) / self.state.max_steps
+        unsure = column["advantage"][column["confident"] == 0]
+        self.model.filter_state.update(self.filter_schedule, progress, unsure, column["kept"].mean().item())
+
+    def _gather(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of all processes."""
+        if self.accelerator.num_processes == 1:
+            return tokens
+        padded = self.accelerator.pad_across_processes(tokens, dim=0, pad_index=float("nan"))
+        gathered = self.accelerator.gather(padded)
+        return gathered[~gathered.isnan().all(1)]
+
+    # ---- Metrics ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._log_tokens:
+            tokens = torch.cat(self._log_tokens)
+            self._log_tokens.clear()
+            now = time.perf_counter()
+            logs |= summarise_tokens(tokens, self.model.critic is not None)
+            logs["action_tokens_per_second"] = len(tokens) / (now - self._last_log_time)
+            self._last_log_time = now
+            if self.model.critic is not None:
+                logs["beta"] = self.model.filter_state.beta
+                logs["kept_share"] = self.model.filter_state.kept_share
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
+        """Held-out losses and values over all action tokens of the dataset, beside the Trainer's own metrics."""
+        self._eval_tokens.clear()
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        tokens = self._gather(torch.cat(self._eval_tokens).to(self.args.device))
+        self._eval_tokens.clear()
+        metrics = summarise_tokens(tokens, self.model.critic is not None)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    # ---- Saving ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder, state_dict)
+        self.processing_class.save_pretrained(folder)
+        (folder / FILTER_STATE).write_text(json.dumps(self.model.filter_state.to_dict(), indent=2) + "\n")
+        (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.model.load_weights(resume_from_checkpoint)
+        state = json.loads(Path(resume_from_checkpoint, FILTER_STATE).read_text())
+        self.model.filter_state = FilterState(**state)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _StepHooks(TrainerCallback):
+    """Calls the trainer before and after the optimiser's step, where no method of Trainer can be overridden."""
+
+    def __init__(self, trainer: AFSFTTrainer):
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer._check_gradients()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer._after_optimizer_step()
+
+
