@@ -149,17 +149,17 @@ def _castable(feature: Any, target: Any) -> bool:
 def _add_missing(dataset: Dataset) -> Dataset:
     count = len(dataset)
     missing: dict[str, Any] = {}
-    if dataset.features.get("terminated") == Value("bool"):
-        ended = _flags(dataset, "terminated")
-        if "truncated" in dataset.features:
-            ended = ended | _flags(dataset, "truncated")
-        else:
-            missing["truncated"] = np.zeros(count, dtype=bool)
-        if "episode_id" not in dataset.features and "turn" not in dataset.features:
-            starts = np.concatenate([[True], ended[:-1]])[:count]
-            episode = np.cumsum(starts) - 1
-            missing["episode_id"] = episode.astype(str)
-            missing["turn"] = np.arange(count) - np.flatnonzero(starts)[episode]
+    if "truncated" not in dataset.features:
+        missing["truncated"] = np.zeros(count, dtype=bool)
+    if "episode_id" not in dataset.features and "turn" not in dataset.features:
+        flags = [name for name in ("terminated", "truncated") if dataset.features.get(name) == Value("bool")]
+        ended = np.zeros(count, dtype=bool)
+        for name in flags:
+            ended |= pc.fill_null(column(dataset, name), False).to_numpy()
+        starts = np.concatenate([[True], ended[:-1]])[:count]
+        episode = np.cumsum(starts) - 1
+        missing["episode_id"] = episode.astype(str)
+        missing["turn"] = np.arange(count) - np.flatnonzero(starts)[episode]
     if "images" not in dataset.features:
         missing["images"] = [[]] * count
     for name in FEATURES:
@@ -169,7 +169,3 @@ def _add_missing(dataset: Dataset) -> Dataset:
         return dataset
     schema = Features({name: FEATURES[name] for name in missing}).arrow_schema
     return concatenate_datasets([dataset, Dataset(pa.table(missing, schema=schema))], axis=1)
-
-
-def _flags(dataset: Dataset, name: str) -> np.ndarray:
-    return pc.fill_null(column(dataset, name), False).to_numpy()

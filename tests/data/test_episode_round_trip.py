@@ -206,6 +206,32 @@ def test_an_sft_dataset_becomes_episodes_by_reward_and_terminated():
     assert prepare_episodes(prepared) is prepared
 
 
+def test_messages_of_mixed_kinds_and_with_further_fields_are_taken():
+    mixed = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": None}, {"type": "text", "text": "Go.", "cache": True}],
+        },
+    ]
+    row = {"prompt": mixed, "completion": [{"role": "assistant", "content": "ok"}], "images": [image(1)]}
+    dataset = Dataset.from_list([{**row, "reward": 1, "terminated": True}], on_mixed_types="use_json")
+    assert dataset.features["prompt"] != FEATURES["prompt"]
+    validate_episodes(dataset)
+    assert prepare_episodes(dataset)[0]["prompt"] == [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "Go."}]},
+    ]
+
+
+def test_a_selection_of_rows_is_prepared_as_selected():
+    dataset = sft_dataset(image(1)).select([3, 0, 1])
+    prepared = prepare_episodes(dataset)
+    assert list(prepared["reward"]) == [3.0, 0.0, 1.0]
+    assert list(prepared["episode_id"]) == ["0", "1", "1"]
+    validate_episodes(prepared)
+
+
 def test_text_only_logs_need_no_image_column():
     dataset = sft_dataset(image(1)).remove_columns("images")
     validate_episodes(dataset)
