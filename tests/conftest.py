@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_vlm() -> tuple[Callable[..., LlavaForConditionalGeneration], LlavaProcessor]:
     """
-    A LLaVA of some 50,000 parameters and its processor, made here and stored nowhere.
+    A LLaVA of some 45,000 parameters and its processor, made here and stored nowhere.
 
     Returns:
         The factory `make(seed=0) -> model`, whose models of one seed are equal, and the processor. Images are 16 x 16

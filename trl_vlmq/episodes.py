@@ -277,8 +277,9 @@ def _turn(row: dict[str, Any]) -> Turn:
 def _encode(image: PIL.Image.Image, encoded: dict[bytes, dict]) -> dict:
     if image.mode not in ("RGB", "L", "RGBA"):
         image = image.convert("RGB")  # a palette, for one, is not part of the pixels hashed below
-    pixels = image.tobytes()
-    key = hashlib.blake2b(pixels, digest_size=16, person=f"{image.mode}{image.size}".encode()[:16]).digest()
+    content = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    content.update(image.tobytes())
+    key = content.digest()
     if key not in encoded:
         buffer = BytesIO()
         image.save(buffer, format="PNG")

@@ -112,7 +112,7 @@ def test_images_of_equal_bytes_but_other_shape_or_mode_stay_apart():
 
 
 def test_an_image_is_stored_once_however_many_rows_show_it(tmp_path):
-    pictures = [image(seed, size=128) for seed in range(10)]
+    pictures = [image(seed, size=192) for seed in range(10)]  # more than the 1 MiB of a dictionary by default
     episodes = (
         Episode(str(i), [turn(j, images=[pictures[(i + j) % 10]], terminated=j == 9) for j in range(10)])
         for i in range(100)
@@ -120,7 +120,7 @@ def test_an_image_is_stored_once_however_many_rows_show_it(tmp_path):
     dataset = episodes_to_dataset(episodes)
     assert len(dataset) == 1000
     once = sum({picture["bytes"]: len(picture["bytes"]) for row in raw_images(dataset) for picture in row}.values())
-    assert once > 10 * 128 * 128 * 3  # noise does not compress
+    assert once > 10 * 192 * 192 * 3  # noise does not compress
     save_episodes(dataset, tmp_path / "episodes.parquet")
     assert (tmp_path / "episodes.parquet").stat().st_size < 1.1 * once
 

@@ -223,7 +223,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("changes", "row", "name", "what", "cure"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_planted_mistake_is_named_with_row_column_and_cure(changes, row, name, what, cure):
+@pytest.mark.parametrize("batch", [2, 1000])
+def test_a_planted_mistake_is_named_with_row_column_and_cure(changes, row, name, what, cure, batch, monkeypatch):
+    monkeypatch.setattr("trl_vlmq.validation._ROWS_PER_BATCH", batch)
     lines = message(*changes).splitlines()
     pattern = rf"row {row}\b.*column '{name}': .*{re.escape(what)}.* Cure: .*{re.escape(cure)}"
     assert any(re.search(pattern, line) for line in lines), "\n".join(lines)
