@@ -91,6 +91,22 @@ def test_an_expert_copes_with_actions_that_it_did_not_choose(make_babyai):
     assert np.mean(successes) > 0.9
 
 
+def test_an_expert_notices_that_its_action_was_not_executed(make_babyai):
+    env = make_babyai("PutNextLocal")
+    for seed in range(10):
+        env.reset(seed=seed)
+        behavior = env.make_behavior("expert", np.random.default_rng(0))
+        lost, ended = set(), False
+        while not ended:
+            text = behavior.act()
+            if text not in lost:  # the first "pick up", the first "drop", ... does not get through
+                lost.add(text)
+                text = "rubbish"
+            _, _, terminated, truncated, info = env.step(text)
+            ended = terminated or truncated
+        assert info["success"] and not behavior.failed
+
+
 def test_the_noise_is_that_of_epsilon(make_babyai):
     env = make_babyai("GoToObj", max_steps=10_000)
     env.reset(seed=0)
@@ -134,6 +150,24 @@ def test_wrong_goal_goes_straight_to_its_first_object(make_babyai):
             env.step(behavior.act())
         steps.append(env.elapsed_steps)
     assert np.median(steps) <= 6
+
+
+def test_wrong_goal_follows_an_object_that_was_moved(make_babyai):
+    env = make_babyai("GoToLocalS8N2")
+    found = 0
+    for seed in range(2, 10):  # in episode 1 both objects are named
+        env.reset(seed=seed)
+        behavior = WrongGoal(env, np.random.default_rng(seed))
+        behavior.act()
+        target, level = behavior.target, env.level
+        level.grid.set(*target.cur_pos, None)
+        level.place_obj(target)
+        for _ in range(25):
+            env.step(behavior.act())
+            if level.grid.get(*level.front_pos) is target:
+                found += 1
+                break
+    assert found == 8
 
 
 def test_wrong_goal_leaves_the_missions_verifier_alone(make_babyai):
