@@ -97,7 +97,7 @@ def _type_messages(dataset: Dataset) -> Dataset:
         feature = dataset.features.get(name)
         if feature == FEATURES[name] or not _holds_messages(feature):
             continue
-        known = images in dataset.features
+        known = isinstance(dataset.features.get(images), List)
         counts = pc.list_value_length(column(dataset, images)).to_pylist() if known else [0] * len(dataset)
         rows = dataset.select_columns([name])
         typed = [_typed(row[name], count or 0) for row, count in zip(rows, counts, strict=True)]

@@ -265,6 +265,14 @@ def test_a_column_of_another_kind_is_named_with_both_types(name, values):
     assert "Cure: " in str(error.value)
 
 
+@pytest.mark.parametrize("images", ["picture.png", None])
+def test_an_image_column_that_holds_no_lists_is_named_also_beside_plain_messages(images):
+    row = {"completion": [{"role": "assistant", "content": "go"}], "reward": 0.0, "terminated": True, "images": images}
+    plain = Dataset.from_list([{"prompt": [{"role": "user", "content": "What do you do?"}], **row}])
+    with pytest.raises(EpisodeValidationError, match="column 'images'"):
+        validate_episodes(plain)
+
+
 def test_an_empty_dataset_is_refused():
     with pytest.raises(EpisodeValidationError, match="the dataset has no rows. Cure: collect or import"):
         validate_episodes(episodes_to_dataset([]))
