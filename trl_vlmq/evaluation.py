@@ -1,0 +1,114 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""How good is a policy: success rate with its interval, return, syntax accuracy, episode length."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .envs import PromptBuilder
+from .episodes import Episode
+from .rollout import MakeEnv, Policy, play_episodes
+from .statistics import mean_interval, wilson_interval
+
+
+@dataclass
+class EvaluationResult:
+    """Outcome of every episode of an evaluation, in the order of their seeds.
+
+    Args:
+        success (`numpy.ndarray`): bool [E].
+        returns (`numpy.ndarray`): undiscounted sum of rewards, float64 [E].
+        lengths (`numpy.ndarray`): turns, int64 [E].
+        valid_actions (`numpy.ndarray`): turns whose action the environment could read, int64 [E].
+    """
+
+    success: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    valid_actions: np.ndarray
+
+    @property
+    def success_rate(self) -> float:
+        return float(self.success.mean())
+
+    @property
+    def success_interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the success rate."""
+        return wilson_interval(int(self.success.sum()), len(self.success))
+
+    @property
+    def syntax_accuracy(self) -> float:
+        """Share of actions that the environment could read."""
+        return float(self.valid_actions.sum() / self.lengths.sum())
+
+    def summary(self) -> dict[str, float]:
+        """All of it as plain numbers."""
+        low, high = self.success_interval
+        mean, return_low, return_high = mean_interval(self.returns)
+        return {
+            "episodes": len(self.success),
+            "success_rate": self.success_rate,
+            "success_low": low,
+            "success_high": high,
+            "mean_return": mean,
+            "mean_return_low": return_low,
+            "mean_return_high": return_high,
+            "syntax_accuracy": self.syntax_accuracy,
+            "mean_length": float(self.lengths.mean()),
+        }
+
+    @classmethod
+    def of(cls, episodes: Iterable[Episode]) -> "EvaluationResult":
+        """The outcome of episodes; they are read one by one and not kept."""
+        rows = [
+            (bool(e.success), e.total_reward, e.length, sum(bool(t.action_is_valid) for t in e.turns))
+            for e in episodes
+        ]
+        if not rows:
+            raise ValueError("There are no episodes to evaluate.")
+        success, returns, lengths, valid = zip(*rows, strict=True)
+        return cls(np.array(success), np.array(returns), np.array(lengths), np.array(valid))
+
+
+def evaluate_policy(
+    make_env: MakeEnv,
+    policy: Policy,
+    num_episodes: int = 200,
+    *,
+    seed: int = 1_000_000,
+    num_envs: int = 64,
+    env_kwargs: Mapping[str, Any] | None = None,
+    prompt_builder: PromptBuilder | None = None,
+    progress: str | None = "evaluate",
+) -> EvaluationResult:
+    """
+    Play `num_episodes` episodes and count.
+
+    Reproducible from `seed` and independent of `num_envs`; the default seed is far from those that data are collected
+    with, so that the episodes are held out.
+
+    Args:
+        make_env (`str` or `Callable`):
+            Gymnasium id, or a function that makes an environment.
+        policy ([`Policy`]):
+            Who acts: [`VLMPolicy`], [`BehaviorPolicy`] or one of your own.
+        num_episodes (`int`, *optional*, defaults to `200`):
+            Episodes to play.
+        seed (`int`, *optional*, defaults to `1000000`):
+            Seed of the evaluation.
+        num_envs (`int`, *optional*, defaults to `64`):
+            Environments at once.
+        env_kwargs (`Mapping`, *optional*):
+            Arguments for `gymnasium.make`, if `make_env` is an id.
+        prompt_builder ([`PromptBuilder`], *optional*):
+            The one that the policy was trained with.
+        progress (`str`, *optional*, defaults to `"evaluate"`):
+            Label of the progress bar; `None` shows none.
+    """
+    episodes = play_episodes(
+        make_env, policy, num_episodes,
+        seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=prompt_builder, progress=progress,
+    )  # fmt: skip
+    return EvaluationResult.of(episodes)
