@@ -26,6 +26,7 @@ _PUBLIC = {
     "load_backbone": "backbones",
     "make_backbone": "backbones",
     "tiny_model_path": "backbones",
+    "PolicyEvaluationCallback": "callbacks",
     "VLMPolicy": "rollout",
     "BehaviorPolicy": "rollout",
     "play_episodes": "rollout",

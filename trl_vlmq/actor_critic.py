@@ -245,6 +245,6 @@ class VLMActorCritic(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def gradient_checkpointing_enable(self, **kwargs) -> None:
+    def activation_checkpointing_enable(self, **kwargs) -> None:
         self.model.enable_input_require_grads()
-        self.model.gradient_checkpointing_enable(**kwargs)
+        self.model.activation_checkpointing_enable(**kwargs)

@@ -4,8 +4,12 @@
 import logging
 import signal
 import threading
+from collections.abc import Callable
 
 from transformers import TrainerCallback
+
+from .evaluation import EvaluationResult
+from .rollout import VLMPolicy
 
 
 logger = logging.getLogger(__name__)
@@ -43,3 +47,49 @@ class InterruptCallback(TrainerCallback):
             raise KeyboardInterrupt
         self.interrupted = True
         logger.warning("Interrupted: saving a checkpoint at the end of this step. Press Ctrl-C again to leave at once.")
+
+
+class PolicyEvaluationCallback(TrainerCallback):
+    """Plays held-out episodes every so many optimiser steps, logs the outcome and keeps it for a learning curve.
+
+    Args:
+        evaluate (`Callable[..., EvaluationResult]`):
+            Plays the episodes of its argument `policy`, e.g. a partial of [`evaluate_policy`].
+        policy ([`VLMPolicy`]):
+            Acts with the model that is being trained.
+        every_steps (`int`):
+            Optimiser steps between evaluations; the untrained policy and the last step are evaluated as well.
+    """
+
+    def __init__(self, evaluate: Callable[..., EvaluationResult], policy: VLMPolicy, every_steps: int):
+        self.evaluate = evaluate
+        self.policy = policy
+        self.every_steps = every_steps
+        self.curve: list[tuple[int, float, float, float]] = []  # step, success rate and its 95% interval
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._play(state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every_steps == 0 or state.global_step == state.max_steps:
+            self._play(state)
+
+    def _play(self, state) -> None:
+        if not state.is_world_process_zero or (self.curve and self.curve[-1][0] == state.global_step):
+            return
+        result = self.evaluate(policy=self.policy)
+        self.curve.append((state.global_step, result.success_rate, *result.success_interval))
+        state.log_history.append(
+            {
+                "step": state.global_step,
+                "policy_success_rate": result.success_rate,
+                "policy_syntax_accuracy": result.syntax_accuracy,
+                "policy_return": float(result.returns.mean()),
+                "policy_length": float(result.lengths.mean()),
+            }
+        )
+        low, high = result.success_interval
+        logger.info(
+            f"step {state.global_step}: success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), "
+            f"syntax {result.syntax_accuracy:.1%}"
+        )

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Refuse data that does not fit into the model's context, before training."""
 
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
@@ -29,12 +29,12 @@ def check_lengths(dataset: Dataset, backbone: Backbone) -> None:
     """
     if backbone.max_length is None:
         return
-    for name in ("images", "final_images"):
-        dataset = dataset.cast_column(name, List(Image(decode=False)))
     sizes: dict[bytes, tuple[int, int]] = {}
     image_tokens: dict[tuple, int] = {}
     columns = ["prompt", "images", "completion", "final_prompt", "final_images"]
-    bar = tqdm(dataset.select_columns(columns), desc="Checking lengths", unit="turn", mininterval=2, leave=False)
+    batches = dataset.select_columns(columns).with_format("arrow").iter(1000)  # Arrow keeps images encoded
+    turns = (turn for batch in batches for turn in batch.to_pylist())
+    bar = tqdm(turns, total=len(dataset), desc="Checking lengths", unit="turn", mininterval=2, leave=False)
     for row, turn in enumerate(bar):
         for prompt, images in ((turn["prompt"], turn["images"]), (turn["final_prompt"], turn["final_images"])):
             if prompt is None:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 
@@ -34,7 +34,7 @@ class ReplayBuffer(TorchDataset):
 
     Args:
         dataset (`datasets.Dataset`):
-            Validated turns, one row each (see [`validate_episodes`]).
+            Turns, one row each, as [`prepare_episodes`] returns and [`validate_episodes`] accepts them.
         segment_length (`int`, *optional*, defaults to `1`):
             Turns per segment; the last one of an episode may be shorter.
     """
@@ -47,10 +47,8 @@ class ReplayBuffer(TorchDataset):
     def __init__(self, dataset: Dataset, segment_length: int = 1):
         if segment_length < 1:
             raise ValueError(f"segment_length must be at least 1, not {segment_length}.")
-        self.dataset = dataset.select_columns([name for name in self._COLUMNS if name in dataset.column_names])
-        for name in ("images", "final_images"):
-            if name in self.dataset.column_names:
-                self.dataset = self.dataset.cast_column(name, List(Image(decode=False)))
+        # As Arrow, so that images stay encoded until they are needed.
+        self.dataset = dataset.select_columns(list(self._COLUMNS)).with_format("arrow")
         turns = np.asarray(dataset.with_format("numpy")["turn"])
         starts = np.flatnonzero(turns == 0)
         ends = np.append(starts[1:], len(turns))
@@ -65,7 +63,7 @@ class ReplayBuffer(TorchDataset):
 
     def __getitem__(self, index: int) -> Segment:
         start, stop = self._bounds[index]
-        columns = self.dataset[start : min(stop + 1, len(self.dataset))]
+        columns = self.dataset[start : min(stop + 1, len(self.dataset))].to_pydict()
         rows = [
             {"row": start + i, **{name: values[i] for name, values in columns.items()}} for i in range(stop - start)
         ]
@@ -78,5 +76,5 @@ class ReplayBuffer(TorchDataset):
 
     def describe(self, row: int) -> str:
         """Episode and turn of a row, for messages."""
-        found = self.dataset[int(row)]
+        found = self.dataset[int(row)].to_pylist()[0]
         return f"row {int(row)} (episode {found['episode_id']!r}, turn {found['turn']})"

@@ -1,0 +1,249 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Logs in, trained agent out: SFT and AFSFT on the same logs of real BabyAI episodes.
+
+1. Collects logs of good and bad behaviour (or loads yours).
+2. Trains `sft` (imitate everything) and `afsft` (imitate what the critic finds better than average) on them, for the
+   same number of steps from the same base, with LoRA and a frozen vision tower.
+3. Plays held-out episodes with both, with the untouched base model and with the behaviours, and writes a table, a
+   figure, the results as JSON and both adapters with the critic.
+
+    accelerate launch examples/train_babyai.py                       # about 20 minutes on two cores
+    accelerate launch examples/train_babyai.py --quick               # about 2 minutes: does everything work?
+    accelerate launch examples/train_babyai.py --help
+    accelerate launch examples/train_babyai.py --config my.yaml --level GoToLocalS6N4 --output_dir outputs/n4
+    accelerate launch examples/train_babyai.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct
+
+The base is the embedded `tiny-babyai`, which has learned to describe BabyAI pictures and has never seen an action.
+"""
+
+import copy
+import json
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import set_seed
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from trl_vlmq import (
+    AFSFTConfig,
+    AFSFTTrainer,
+    BehaviorPolicy,
+    EvaluationResult,
+    PolicyEvaluationCallback,
+    VLMPolicy,
+    episodes_to_dataset,
+    evaluate_policy,
+    load_backbone,
+    load_episodes,
+    play_episodes,
+    save_episodes,
+    tiny_model_path,
+)
+from trl_vlmq.diagnostics import comparison_table, plot_comparison
+from trl_vlmq.envs import PromptBuilder
+from trl_vlmq.statistics import paired_bootstrap
+
+
+@dataclass
+class TaskArguments:
+    """The task, its logs and its evaluation."""
+
+    level: str = field(default="GoToLocalS6N2", metadata={"help": "BabyAI level, without prefix and version."})
+    max_episode_steps: int = field(default=20, metadata={"help": "Turns after which an episode is truncated."})
+    history: int = field(default=0, metadata={"help": "Past actions that the prompt recalls."})
+    episodes_path: str | None = field(
+        default=None, metadata={"help": "Parquet file of episodes to train on; by default they are collected."}
+    )
+    num_log_episodes: int = field(default=8000, metadata={"help": "Episodes to collect."})
+    behaviors: str = field(
+        default="expert:3,wrong_goal:4,random:2", metadata={"help": "Who acts in the logs, with relative weights."}
+    )
+    eval_episodes: int = field(default=500, metadata={"help": "Held-out episodes of each final evaluation."})
+    curve_episodes: int = field(default=100, metadata={"help": "Held-out episodes of each point of the curves."})
+    curve_points: int = field(default=8, metadata={"help": "Evaluations on the way."})
+    objectives: str = field(default="sft,afsft", metadata={"help": "What to train, one after the other."})
+    quick: bool = field(default=False, metadata={"help": "A short run that shows that everything works."})
+
+
+@dataclass
+class TrainingArguments(AFSFTConfig):
+    """AFSFTConfig with the defaults of this example."""
+
+    output_dir: str | None = field(default="outputs/babyai", metadata={"help": "Folder for everything."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
+    max_steps: int = field(default=1200, metadata={"help": "Optimiser steps of each training."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(default=20, metadata={"help": "Steps of linear warm-up."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
+    report_to: str = field(default="none", metadata={"help": "Trackers."})
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """ModelConfig with the defaults of this example: LoRA on the embedded model."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Default: the embedded tiny-babyai."})
+    dtype: str | None = field(default="auto", metadata={"help": "Dtype of the base model."})
+    use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter."})
+    lora_r: int = field(default=32, metadata={"help": "Rank of the adapter."})
+    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter."})
+
+
+def shrink(task: TaskArguments, args: AFSFTConfig) -> None:
+    """The settings of --quick."""
+    task.num_log_episodes, task.eval_episodes, task.curve_episodes, task.curve_points = 400, 50, 20, 2
+    args.max_steps, args.per_device_train_batch_size = 40, 16
+
+
+def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
+    """The logs: collected once by the first process, or loaded."""
+    path = Path(task.episodes_path or Path(args.output_dir, "episodes.parquet"))
+    with PartialState().main_process_first():
+        if task.episodes_path is None and PartialState().is_main_process:
+            mixture = {name: float(weight) for name, weight in (b.split(":") for b in task.behaviors.split(","))}
+            policy = BehaviorPolicy(mixture)
+            episodes = play_episodes(
+                policy=policy, num_episodes=task.num_log_episodes, seed=args.seed, progress="collect logs", **env
+            )
+            save_episodes(episodes_to_dataset(episodes), path)
+        return load_episodes(path)
+
+
+def describe_logs(dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Success and turns of each behaviour in the logs."""
+    table = dataset.select_columns(["turn", "success", "behavior"]).to_pandas()
+    episodes = table[table["turn"] == 0]
+    report = {"all": {"episodes": len(episodes), "turns": len(table), "success": float(episodes["success"].mean())}}
+    for name, rows in episodes.groupby("behavior"):
+        turns = int((table["behavior"] == name).sum())
+        report[name] = {"episodes": len(rows), "turns": turns, "success": float(rows["success"].mean())}
+    return report
+
+
+def split_episodes(dataset: Dataset, share: float = 0.05) -> tuple[Dataset, Dataset]:
+    """Whole episodes for training, and the last few for held-out losses."""
+    turns = dataset.select_columns(["turn"]).to_pandas()["turn"].to_numpy()
+    starts = (turns == 0).nonzero()[0]
+    cut = int(starts[int(len(starts) * (1 - share))])
+    return dataset.select(range(cut)), dataset.select(range(cut, len(dataset)))
+
+
+def main() -> None:
+    parser = TrlParser((TaskArguments, TrainingArguments, ModelArguments))
+    task, args, model_args = parser.parse_args_and_config()
+    if task.quick:
+        shrink(task, args)
+    if not torch.cuda.is_available() and PartialState().num_processes == 1:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # accelerate launch asks for one thread
+
+    env = {
+        "make_env": f"trl_vlmq/BabyAI-{task.level}-v0",
+        "env_kwargs": {"max_steps": task.max_episode_steps},
+        "prompt_builder": PromptBuilder(history=task.history),
+    }
+    out = Path(args.output_dir)
+    dataset = collect(task, args, env)
+    logs = describe_logs(dataset)
+    print(json.dumps(logs, indent=2))
+    train_dataset, eval_dataset = split_episodes(dataset)
+
+    base = model_args.model_name_or_path or tiny_model_path("tiny-babyai")
+    model_kwargs = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    if (quantization := get_quantization_config(model_args)) is not None:
+        model_kwargs["quantization_config"] = quantization
+    evaluate = partial(evaluate_policy, num_envs=128, **env)
+    results: dict[str, EvaluationResult] = {}
+    for behavior in (pair.split(":")[0] for pair in task.behaviors.split(",")):
+        results[behavior] = evaluate(policy=BehaviorPolicy(behavior), num_episodes=task.eval_episodes, progress=behavior)
+    backbone = load_backbone(base, **model_kwargs)
+    results["base (sampled)"] = play_final(evaluate, backbone, task, "base (sampled)", temperature=1.0)
+
+    curves = {}
+    for objective in task.objectives.split(","):
+        set_seed(args.seed)
+        run = copy.deepcopy(args)
+        run.actor_objective, run.output_dir = objective, str(out / objective)
+        if objective == "sft":
+            run.critic_coef = 0.0
+        backbone = load_backbone(base, **model_kwargs)
+        trainer = AFSFTTrainer(
+            model=backbone.model,
+            args=run,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=backbone.processor,
+            peft_config=get_peft_config(model_args),
+        )
+        backbone = trainer.model.backbone
+        policy = VLMPolicy(backbone, temperature=1.0, max_new_tokens=16)
+        curve = PolicyEvaluationCallback(
+            partial(evaluate, num_episodes=task.curve_episodes, seed=2_000_000, progress=None),
+            policy,
+            every_steps=max(1, run.max_steps // task.curve_points),
+        )
+        trainer.add_callback(curve)
+        trainer.train()
+        trainer.log_metrics("eval", trainer.evaluate())
+        trainer.save_model()
+        trainer.save_state()
+        curves[objective] = curve.curve
+        for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            name = f"{objective} ({how})"
+            results[name] = play_final(evaluate, backbone, task, name, temperature)
+
+    report(task, args, logs, results, curves, out)
+
+
+def play_final(evaluate, backbone, task: TaskArguments, name: str, temperature: float) -> EvaluationResult:
+    policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=16)
+    return evaluate(policy=policy, num_episodes=task.eval_episodes, progress=name)
+
+
+def report(
+    task: TaskArguments,
+    args: AFSFTConfig,
+    logs: dict,
+    results: dict[str, EvaluationResult],
+    curves: dict[str, list],
+    out: Path,
+) -> None:
+    """Table, figure and JSON."""
+    table = comparison_table(results)
+    print(f"\nBabyAI-{task.level}, {task.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n")
+    print(table)
+    differences = {}
+    for how in ("greedy", "sampled"):
+        sft, afsft = results.get(f"sft ({how})"), results.get(f"afsft ({how})")
+        if sft is not None and afsft is not None:
+            difference, low, high = paired_bootstrap(afsft.success, sft.success)
+            differences[how] = {"difference": difference, "low": low, "high": high}
+            print(f"afsft - sft, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
+    figure = out / "comparison.png"
+    plot_comparison(
+        figure, results, curves,
+        title=f"BabyAI-{task.level}: the same logs ({logs['all']['success']:.0%} successes), two ways to learn",
+        switch_on=round(args.filter_warmup_ratio * args.max_steps),
+    )  # fmt: skip
+    summary = {
+        "level": task.level,
+        "seed": args.seed,
+        "steps": args.max_steps,
+        "logs": logs,
+        "results": {name: result.summary() for name, result in results.items()},
+        "afsft_minus_sft": differences,
+        "curves": curves,
+    }
+    (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "results.md").write_text(table + "\n")
+    print(f"\nFigure: {figure}\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
+
+
+if __name__ == "__main__":
+    main()
