@@ -161,7 +161,9 @@ def main() -> None:
     evaluate = partial(evaluate_policy, num_envs=128, **env)
     results: dict[str, EvaluationResult] = {}
     for behavior in (pair.split(":")[0] for pair in task.behaviors.split(",")):
-        results[behavior] = evaluate(policy=BehaviorPolicy(behavior), num_episodes=task.eval_episodes, progress=behavior)
+        results[behavior] = evaluate(
+            policy=BehaviorPolicy(behavior), num_episodes=task.eval_episodes, progress=behavior
+        )
     backbone = load_backbone(base, **model_kwargs)
     results["base (sampled)"] = play_final(evaluate, backbone, task, "base (sampled)", temperature=1.0)
 
@@ -216,7 +218,9 @@ def report(
 ) -> None:
     """Table, figure and JSON."""
     table = comparison_table(results)
-    print(f"\nBabyAI-{task.level}, {task.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n")
+    print(
+        f"\nBabyAI-{task.level}, {task.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n"
+    )
     print(table)
     differences = {}
     for how in ("greedy", "sampled"):

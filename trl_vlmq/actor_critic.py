@@ -90,7 +90,10 @@ class VLMActorCritic(nn.Module):
             backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
         base = backbone.model
         backbone.model = get_peft_model(base, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
-        for what, module in (("language head", base.get_output_embeddings()), ("embedding", base.get_input_embeddings())):
+        for what, module in (
+            ("language head", base.get_output_embeddings()),
+            ("embedding", base.get_input_embeddings()),
+        ):
             if any(p.requires_grad for p in module.parameters()):
                 raise ValueError(
                     f"The adapter trains the {what} ({type(module).__name__}). The actor's head is shared with the "
@@ -100,9 +103,7 @@ class VLMActorCritic(nn.Module):
 
     # ---- Values ----
 
-    def token_values(
-        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor
-    ) -> tuple[TokenValues, torch.Tensor]:
+    def token_values(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[TokenValues, torch.Tensor]:
         """Per-token values of a batch, for the loss or for anyone who wants to look.
 
         Args:

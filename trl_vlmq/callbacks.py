@@ -46,7 +46,9 @@ class InterruptCallback(TrainerCallback):
             self.restore()
             raise KeyboardInterrupt
         self.interrupted = True
-        logger.warning("Interrupted: saving a checkpoint at the end of this step. Press Ctrl-C again to leave at once.")
+        logger.warning(
+            "Interrupted: saving a checkpoint at the end of this step. Press Ctrl-C again to leave at once."
+        )
 
 
 class PolicyEvaluationCallback(TrainerCallback):

@@ -146,7 +146,8 @@ class AFSFTConfig(TrainingArguments):
     )
     filter_beta: float = field(default=0.0, metadata={"help": "Threshold on A after the ramp (paper: 0)."})
     filter_warmup_ratio: float = field(
-        default=0.35, metadata={"help": "Share of training with beta = -inf (paper: -inf at first; the share is ours)."}
+        default=0.35,
+        metadata={"help": "Share of training with beta = -inf (paper: -inf at first; the share is ours)."},
     )
     filter_ramp_ratio: float = field(
         default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
@@ -171,7 +172,9 @@ class AFSFTConfig(TrainingArguments):
 
     def __post_init__(self):
         if self.bf16 is None:
-            self.bf16 = not (self.fp16 or self.use_cpu) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.bf16 = (
+                not (self.fp16 or self.use_cpu) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            )
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
         self._check()

@@ -2,10 +2,13 @@
 """The token critic Q(s, .) and its target network."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -95,6 +98,17 @@ def save_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, Path(folder, CRITIC_WEIGHTS), metadata={"format": "pt"})
     Path(folder, CRITIC_CONFIG).write_text(json.dumps(critic.config, indent=2) + "\n")
+
+
+def find_critic(name_or_path: str) -> str | None:
+    """The folder that holds the critic of a saved model or adapter (a Hub id's is downloaded), `None` without one."""
+    if os.path.isdir(name_or_path):
+        return name_or_path if Path(name_or_path, CRITIC_WEIGHTS).is_file() else None
+    try:
+        hf_hub_download(name_or_path, CRITIC_CONFIG)
+        return str(Path(hf_hub_download(name_or_path, CRITIC_WEIGHTS)).parent)
+    except EntryNotFoundError:
+        return None
 
 
 def load_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:

@@ -250,9 +250,7 @@ def _situation(episode: _Running, builder: PromptBuilder) -> Situation:
     return Situation(episode.seed, len(episode.turns), prompt, images, episode.env)
 
 
-def _step(
-    episode: _Running, situation: Situation, action: GeneratedAction | str, builder: PromptBuilder
-) -> bool:
+def _step(episode: _Running, situation: Situation, action: GeneratedAction | str, builder: PromptBuilder) -> bool:
     """One turn; True if it was the last one."""
     sampled = isinstance(action, GeneratedAction)
     text = action.text if sampled else action

@@ -19,7 +19,7 @@ from .callbacks import InterruptCallback
 from .collator import TokenTDCollator
 from .columns import prepare_episodes
 from .config import AFSFTConfig
-from .critic import CRITIC_WEIGHTS, load_critic
+from .critic import find_critic, load_critic
 from .lengths import check_lengths
 from .replay import ReplayBuffer
 from .schedules import FilterState
@@ -56,7 +56,7 @@ class AFSFTTrainer(Trainer):
     ```
 
     Args:
-        model (`str`, [`~transformers.PreTrainedModel`], [`~peft.PeftModel`] or [`VLMActorCritic`]):
+        model (`str`, `Path`, [`~transformers.PreTrainedModel`], [`~peft.PeftModel`] or [`VLMActorCritic`]):
             Model to train: a Hub id or folder of a base model or of an adapter that this trainer saved (its critic is
             loaded as well), or a loaded model.
         args ([`AFSFTConfig`], *optional*):
@@ -88,7 +88,7 @@ class AFSFTTrainer(Trainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel | VLMActorCritic,
+        model: str | os.PathLike | PreTrainedModel | VLMActorCritic,
         args: AFSFTConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
@@ -130,11 +130,12 @@ class AFSFTTrainer(Trainer):
         if isinstance(model, VLMActorCritic):
             return model
         critic_folder = None
-        if isinstance(model, str):
+        if isinstance(model, (str, os.PathLike)):
+            model = os.fspath(model)
             backbone = load_backbone(model)
             if processing_class is not None:
                 backbone = make_backbone(backbone.model, processing_class)
-            critic_folder = model if os.path.isfile(os.path.join(model, CRITIC_WEIGHTS)) else None
+            critic_folder = find_critic(model)
         else:
             if processing_class is None:
                 raise ValueError(
@@ -314,5 +315,3 @@ class _StepHooks(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer._after_optimizer_step()
-
-

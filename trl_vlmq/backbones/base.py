@@ -166,7 +166,9 @@ class Backbone(ABC):
         for prompt in prompts:
             for name, values in {**prompt.tokens, "attention_mask": torch.ones(len(prompt), dtype=torch.long)}.items():
                 pad = self.pad_token_id if name == "input_ids" else 0
-                columns.setdefault(name, []).append(torch.nn.functional.pad(values, (width - len(prompt), 0), value=pad))
+                columns.setdefault(name, []).append(
+                    torch.nn.functional.pad(values, (width - len(prompt), 0), value=pad)
+                )
         batch = {name: torch.stack(rows) for name, rows in columns.items()}
         if actions is not None:
             inputs = [torch.tensor(action[:-1], dtype=torch.long) for action in actions]
@@ -221,7 +223,9 @@ class Backbone(ABC):
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in self.collate(prompts).items()}
         inputs.pop("position_ids", None)  # generate() derives the same ones from the mask
-        sampler = _TokenSampler(self.valid_token_mask().to(device) if mask_invalid_tokens else None, temperature, uniforms)
+        sampler = _TokenSampler(
+            self.valid_token_mask().to(device) if mask_invalid_tokens else None, temperature, uniforms
+        )
         training = self.model.training
         self.model.eval()
         try:

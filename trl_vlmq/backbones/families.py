@@ -28,7 +28,13 @@ class ImageTextBackbone(Backbone):
 
     @property
     def image_token_ids(self) -> list[int]:
-        names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        names = (
+            "image_token_id",
+            "image_token_index",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+        )
         ids = {getattr(self.config, name, None) for name in names}
         return sorted(i for i in ids if isinstance(i, int))
 

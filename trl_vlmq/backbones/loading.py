@@ -29,6 +29,12 @@ def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
     """
     adapter = is_adapter(name_or_path)
     base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path if adapter else name_or_path
+    if not base:
+        raise ValueError(
+            f"The adapter in {name_or_path} does not name its base model: it was trained on a model that had not been "
+            "loaded from anywhere. Save that model, and write its folder into base_model_name_or_path of "
+            "adapter_config.json."
+        )
     config = AutoConfig.from_pretrained(base)
     has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM

@@ -14,7 +14,10 @@ def comparison_table(results: Mapping[str, EvaluationResult]) -> str:
         results (`Mapping[str, EvaluationResult]`):
             Name of each policy -> its evaluation.
     """
-    rows = ["| policy | success | 95% interval | return | syntax | turns | episodes |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| policy | success | 95% interval | return | syntax | turns | episodes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, result in results.items():
         numbers = result.summary()
         rows.append(
