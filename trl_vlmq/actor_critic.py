@@ -90,6 +90,7 @@ class VLMActorCritic(nn.Module):
             backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
         base = backbone.model
         backbone.model = get_peft_model(base, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        backbone.trainability_changed()
         for what, module in (
             ("language head", base.get_output_embeddings()),
             ("embedding", base.get_input_embeddings()),

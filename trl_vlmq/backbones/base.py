@@ -99,6 +99,12 @@ class Backbone(ABC):
         self.stop_token_ids = sorted({self.stop_token_id, *self._generation_stops()})
         self._images = ByteLRU(limit=512 << 20)
         self._prompts = ByteLRU(limit=256 << 20)
+        self.trainability_changed()
+
+    def trainability_changed(self) -> None:
+        """To be called after parameters were frozen or thawed: forgets what depended on them."""
+        self.caches_features = self._features_are_constant()
+        self._images.clear()
 
     # ---- What a family of models answers ----
 
@@ -121,6 +127,14 @@ class Backbone(ABC):
     @abstractmethod
     def _collate_vision(self, prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:
         """Vision inputs of a batch."""
+
+    def _features_are_constant(self) -> bool:
+        """Whether an image's features may be computed once and remembered."""
+        return False
+
+    def _model_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs of the model: those of a batch, with remembered image features put in their places."""
+        return inputs
 
     @property
     @abstractmethod
@@ -191,7 +205,10 @@ class Backbone(ABC):
         states = []
         handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
         try:
-            logits = self.model(**inputs, logits_to_keep=keep, use_cache=False).logits
+            model_inputs = self._model_inputs(inputs)
+            if "inputs_embeds" in model_inputs:
+                model_inputs.pop("input_ids")
+            logits = self.model(**model_inputs, logits_to_keep=keep, use_cache=False).logits
         finally:
             handle.remove()
         return states[-1][:, -keep:], logits[:, -keep:]
@@ -228,9 +245,13 @@ class Backbone(ABC):
         )
         training = self.model.training
         self.model.eval()
+        # A checkpoint's own settings (a repetition penalty, beams) would fill what is left open below and act before
+        # the sampler; the policy is the model's logits and nothing else.
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        shipped, base.generation_config = base.generation_config, GenerationConfig()
         try:
             output = self.model.generate(
-                **inputs,
+                **self._model_inputs(inputs),
                 generation_config=GenerationConfig(
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
@@ -240,6 +261,7 @@ class Backbone(ABC):
                 logits_processor=LogitsProcessorList([sampler]),
             )
         finally:
+            base.generation_config = shipped
             self.model.train(training)
         logps = torch.stack(sampler.logps, dim=1)
         actions = []

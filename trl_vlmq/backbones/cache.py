@@ -31,6 +31,11 @@ class ByteLRU:
             self.size -= self._bytes(self._entries.popitem(last=False)[1])
         return entry
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.size = 0
+
     @staticmethod
     def _bytes(entry: dict[str, torch.Tensor]) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in entry.values())

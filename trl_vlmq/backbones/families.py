@@ -19,8 +19,22 @@ class ImageTextBackbone(Backbone):
 
     # Families whose pixel tensors have one row per sample, [B, images, ...]; elsewhere images are simply concatenated.
     _PER_SAMPLE = ("idefics2", "idefics3", "smolvlm")
-    # Families whose prompt tokens depend on the sizes of images alone, so that text and pixels are cached apart.
+    # Families whose prompt tokens depend on the sizes of images alone, so that text and images are cached apart.
     _SEPARABLE = ("llava",)
+
+    def _features_are_constant(self) -> bool:
+        """Whether an image's features may be computed once: nothing outside of the decoder is trained.
+
+        On the CPU only: on a GPU, features of single images computed while batches are collated would cost more than
+        they save, and dataloader workers cannot reach the model.
+        """
+        if self.config.model_type not in self._SEPARABLE or self.model.device.type != "cpu":
+            return False
+        return not any(
+            p.requires_grad
+            for name, p in self.model.named_parameters()
+            if "language_model" not in name and "lm_head" not in name
+        )
 
     @property
     def lora_target_modules(self) -> str:
@@ -68,8 +82,26 @@ class ImageTextBackbone(Backbone):
 
     def _process_image(self, image: Image.Image | dict) -> dict[str, torch.Tensor]:
         opened = self.open_image(image)
-        features = self.processor.image_processor(images=[opened], return_tensors="pt")
-        return {**features, "original_size": torch.tensor(opened.size)}
+        vision = dict(self.processor.image_processor(images=[opened], return_tensors="pt"))
+        if self.caches_features:
+            vision = {"image_features": self.image_features(vision)}
+        return {**vision, "original_size": torch.tensor(opened.size)}
+
+    @torch.no_grad()
+    def image_features(self, vision: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the decoder reads in place of image tokens, [image tokens, hidden_size], for processed images."""
+        with torch.autocast(self.model.device.type, enabled=False):
+            output = self.model.get_image_features(**vision, return_dict=True)
+        return torch.cat(list(output.pooler_output))
+
+    def _model_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if "image_features" not in inputs:
+            return inputs
+        inputs = dict(inputs)
+        features, ids = inputs.pop("image_features"), inputs["input_ids"]
+        embeds = self.model.get_input_embeddings()(ids.clamp(max=self.n_logits - 1))
+        where = (ids == self.config.image_token_id)[..., None].expand_as(embeds)
+        return inputs | {"inputs_embeds": embeds.masked_scatter(where, features.to(embeds.dtype))}
 
     def _process_text(self, prompt: list[dict], sizes: tuple[tuple[int, int], ...]) -> dict[str, torch.Tensor]:
         blanks = [Image.new("RGB", size) for size in sizes]
