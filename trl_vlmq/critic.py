@@ -68,6 +68,15 @@ class TargetCritic(nn.Module):
             source = getattr(critic, name).detach()
             self.register_buffer(name, source.to(torch.promote_types(source.dtype, torch.float32)).clone())
 
+    def _apply(self, fn, recurse: bool = True):
+        # Whoever casts a whole model (bf16_full_eval, DeepSpeed before 0.19.2) casts buffers too.
+        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
+            cast = fn(tensor)
+            dtype = torch.promote_types(cast.dtype, torch.float32)
+            return cast if cast.dtype == dtype else tensor.to(cast.device, dtype)
+
+        return super()._apply(keep_precision, recurse)
+
     @torch.no_grad()
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States [N, state_size] -> target Q-values [num_critics, N, vocab_size], float32, without gradient."""
