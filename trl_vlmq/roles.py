@@ -14,8 +14,8 @@ class TokenRole(IntEnum):
     STOP = 2
 
 
-# A JSON value after a key: a string without its quotes, or a bare number or word.
-_VALUE = re.compile(r':\s*(?:"((?:[^"\\]|\\.)*)|([^\s"{}\[\],][^{}\[\],]*))')
+# A JSON value after a quoted key: a string without its quotes, or a bare number or word.
+_VALUE = re.compile(r'"\s*:\s*(?:"((?:[^"\\]|\\.)*)|([^\s"{}\[\],][^{}\[\],]*))')
 
 
 def token_roles(ids: Sequence[int], stopped: bool, decode: Callable[[Sequence[int]], str]) -> list[TokenRole]:
