@@ -40,7 +40,8 @@ class FilterSchedule:
         """Share of tokens kept at `progress` in [0, 1] of training; `None` during the warm-up."""
         if progress < self.warmup_ratio:
             return None
-        ramped = 1.0 if self.ramp_ratio == 0 else min(1.0, (progress - self.warmup_ratio) / self.ramp_ratio)
+        # Rounded, since a ramp of .1 after .9 would otherwise end a hair below 1.
+        ramped = 1.0 if self.ramp_ratio == 0 else min(1.0, round((progress - self.warmup_ratio) / self.ramp_ratio, 9))
         return 1.0 + ramped * (self.keep_fraction - 1.0)
 
 
