@@ -177,6 +177,8 @@ class AFSFTConfig(TrainingArguments):
             )
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
+        if self.data_seed is None:
+            self.data_seed = self.seed  # else the order of segments hangs on whoever seeded torch last
         self._check()
         super().__post_init__()
 
