@@ -31,7 +31,7 @@ FILTER_STATE = "filter_state.json"
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; the last good state has been saved."""
+    """The loss or its gradient is NaN or infinite; the state before it has been saved, if that one is finite."""
 
 
 class AFSFTTrainer(Trainer):
@@ -186,12 +186,16 @@ class AFSFTTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("There is nothing to train on: pass `train_dataset`.")
         self._last_log_time = time.perf_counter()
+        for unfinished in (self._log_tokens, self._window, self._window_rows):
+            unfinished.clear()
         try:
             result = super().train(*args, **kwargs)
         finally:
             self._interrupt.restore()
         if self._interrupt.interrupted:
             folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+            if not os.path.isdir(folder):  # the last step was over, or save_total_limit kept only the best model
+                self._save_checkpoint(self.model, trial=None)
             raise KeyboardInterrupt(f"Saved {folder}; go on with trainer.train(resume_from_checkpoint=True).")
         return result
 
@@ -216,18 +220,23 @@ class AFSFTTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_gradients(self) -> None:
+        if self.accelerator.scaler is not None:
+            return  # float16: overflows are part of the scaler's search, and it skips their steps
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
             self._stop_for("gradient", torch.cat(self._window_rows))
 
     def _stop_for(self, what: str, rows: torch.Tensor) -> None:
-        self._save_checkpoint(self.model, trial=None)
+        if all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
+            self._save_checkpoint(self.model, trial=None)
+            saved = f"The state before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}."
+        else:
+            saved = "The weights had gone bad before it, so they are not saved; go on from an earlier checkpoint."
         named = ", ".join(self.train_dataset.describe(row) for row in rows[:8].tolist())
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         raise NonFiniteLossError(
-            f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. The state "
-            f"before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}. Look at these rows "
-            "(rewards, image contents), lower learning_rate or reward_scale, or train in float32."
+            f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. {saved} Look at "
+            "these rows (rewards, image contents), lower learning_rate or reward_scale, or train in float32."
         )
 
     def _after_optimizer_step(self) -> None:
@@ -301,6 +310,8 @@ class AFSFTTrainer(Trainer):
         self.model.filter_state = FilterState(**state)
 
     def _load_best_model(self) -> None:
+        if self._interrupt.interrupted:
+            return  # training is not over: what it goes on from is the newest state
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
