@@ -14,17 +14,25 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import (
+    AutoModelForCausalLM,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PhiConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     set_seed,
 )
 
 
+TEXT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>"
     "{% for part in message['content'] %}"
@@ -33,6 +41,21 @@ CHAT_TEMPLATE = (
     "<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and six special ones; turns end with `<end>`, the eos token."""
+    specials = ["<pad>", "<end>", "<image>", "<system>", "<user>", "<assistant>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(specials + alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<end>",
+        additional_special_tokens=specials[2:],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +67,7 @@ def tiny_vlm() -> tuple[Callable[..., LlavaForConditionalGeneration], LlavaProce
         The factory `make(seed=0) -> model`, whose models of one seed are equal, and the processor. Images are 16 x 16
         pixels and 4 image tokens; text is one token a byte; turns stop at `<end>`, the eos token.
     """
-    specials = ["<pad>", "<end>", "<image>", "<system>", "<user>", "<assistant>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(specials + alphabet)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        eos_token="<end>",
-        additional_special_tokens=specials[2:],
-    )
+    tokenizer = byte_tokenizer()
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_convert_rgb=True
@@ -77,18 +89,18 @@ def tiny_vlm() -> tuple[Callable[..., LlavaForConditionalGeneration], LlavaProce
             patch_size=8,
         ),
         text_config=LlamaConfig(
-            vocab_size=len(vocabulary),
+            vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
             max_position_embeddings=512,
-            pad_token_id=vocabulary["<pad>"],
+            pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
-            eos_token_id=vocabulary["<end>"],
+            eos_token_id=tokenizer.eos_token_id,
         ),
-        image_token_index=vocabulary["<image>"],
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
@@ -98,3 +110,35 @@ def tiny_vlm() -> tuple[Callable[..., LlavaForConditionalGeneration], LlavaProce
         return LlavaForConditionalGeneration(config).eval()
 
     return make, processor
+
+
+@pytest.fixture(scope="session")
+def tiny_llm() -> tuple[Callable[..., PreTrainedModel], PreTrainedTokenizerFast]:
+    """
+    Text-only models of some 30,000 parameters and their tokenizer, made here and stored nowhere.
+
+    Returns:
+        The factory `make(family="llama", seed=0, **config) -> model`, for "llama", "qwen2" and "phi", and the tokenizer.
+    """
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEXT_TEMPLATE
+    configs = {"llama": LlamaConfig, "qwen2": Qwen2Config, "phi": PhiConfig}
+
+    def make(family: str = "llama", seed: int = 0, **config) -> PreTrainedModel:
+        set_seed(seed)
+        settings = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": False,
+        }
+        return AutoModelForCausalLM.from_config(configs[family](**settings | config)).eval()
+
+    return make, tokenizer

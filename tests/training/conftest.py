@@ -54,10 +54,28 @@ def episodes() -> Dataset:
 
 
 @pytest.fixture
-def make_trainer(base_folder, episodes, tmp_path) -> Callable[..., AFSFTTrainer]:
+def training_arguments(tmp_path) -> Callable[..., dict]:
+    """`AFSFTConfig`'s arguments of eight short steps on a CPU, with changes."""
+    defaults = {
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 8,
+        "per_device_train_batch_size": 2,
+        "segment_length": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return lambda **changes: defaults | changes
+
+
+@pytest.fixture
+def make_trainer(base_folder, episodes, training_arguments) -> Callable[..., AFSFTTrainer]:
     """
-    A factory `make(model=..., lora=True, train_dataset=..., eval_dataset=..., callbacks=..., seed=..., **arguments)`:
-    a LoRA on the tiny base, set up for eight short steps on a CPU; `arguments` are those of `AFSFTConfig`.
+    A factory `make(model=..., lora=True, ..., **arguments)`: a LoRA on the tiny base, set up for eight short steps on a
+    CPU; `arguments` are those of `AFSFTConfig`.
     """
 
     def make(
@@ -71,24 +89,12 @@ def make_trainer(base_folder, episodes, tmp_path) -> Callable[..., AFSFTTrainer]
         model_seed: int = 0,
         **arguments,
     ) -> AFSFTTrainer:
-        defaults = {
-            "output_dir": str(tmp_path / "run"),
-            "max_steps": 8,
-            "per_device_train_batch_size": 2,
-            "segment_length": 2,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
         torch.manual_seed(model_seed)  # of the adapter's and the critic's first weights
         if lora is True:
             lora = LoraConfig(r=4, lora_alpha=8)
         return AFSFTTrainer(
             model=base_folder if model is None else model,
-            args=AFSFTConfig(**defaults | arguments),
+            args=AFSFTConfig(**training_arguments(**arguments)),
             train_dataset=episodes if train_dataset is None else train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

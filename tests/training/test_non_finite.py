@@ -1,0 +1,111 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""A loss or a gradient that is not finite stops training, keeps the state before it and names the rows."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from trl_vlmq import NonFiniteLossError
+
+
+class Plant(TrainerCallback):
+    """Spoils the training step after `step`: `spoil(model, factor, micro_batch)` returns handles of its hooks."""
+
+    def __init__(self, step: int, spoil, factor: float):
+        self.step, self.spoil, self.factor = step, spoil, factor
+        self.rows: list[list[int]] = []  # of each micro-batch of the spoiled step
+        self.before: dict[str, torch.Tensor] = {}
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step != self.step:
+            return
+        self.before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.before |= {f"target.{name}": b.clone() for name, b in model.target_critic.named_buffers()}
+        self.spoil(self, model)
+
+
+def loss(plant: Plant, model) -> None:
+    """The loss of the second micro-batch."""
+
+    def spoil(module, args, kwargs, outputs):
+        plant.rows.append(kwargs["row"].tolist())
+        if len(plant.rows) == 2:
+            outputs["loss"] = outputs["loss"] * plant.factor
+
+    model.register_forward_hook(spoil, with_kwargs=True)
+
+
+def gradient(plant: Plant, model) -> None:
+    """One number of one gradient; the loss stays finite."""
+
+    def spoil(gradient):
+        gradient = gradient.clone()
+        gradient.view(-1)[0] = plant.factor
+        return gradient
+
+    next(p for name, p in model.named_parameters() if "lora_B" in name).register_hook(spoil)
+    model.register_forward_hook(lambda m, a, kwargs, out: plant.rows.append(kwargs["row"].tolist()), with_kwargs=True)
+
+
+SETTINGS = {"gradient_accumulation_steps": 2, "filter_warmup_ratio": 0.25, "target_tau": 0.2}
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("spoil", [loss, gradient], ids=lambda spoil: spoil.__name__)
+def test_training_stops_keeps_the_good_state_and_names_the_rows(
+    make_trainer, episodes, snapshot, trajectory, checkpoint_of, spoil, factor
+):
+    straight = make_trainer(**SETTINGS)
+    straight.train()
+
+    plant = Plant(4, spoil, factor)
+    trainer = make_trainer(**SETTINGS, callbacks=[plant])
+    with pytest.raises(NonFiniteLossError, match=f"The {spoil.__name__} of step 5 is not finite") as caught:
+        trainer.train()
+
+    rows = plant.rows[1] if spoil is loss else plant.rows[0] + plant.rows[1]
+    assert len(plant.rows) == 2 and rows
+    named = [int(row) for row in re.findall(r"row (\d+)", str(caught.value))]
+    assert named == rows[:8] and (len(rows) <= 8 or f"and {len(rows) - 8} more" in str(caught.value))
+    assert f"(episode {episodes[rows[0]]['episode_id']!r}, turn {episodes[rows[0]]['turn']})" in str(caught.value)
+
+    folder = checkpoint_of(4)
+    assert str(folder) in str(caught.value) and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    critic = load_file(folder / "critic.safetensors")
+    adapter = load_file(folder / "adapter_model.safetensors")
+    saved = {name: tensor for name, tensor in critic.items()}
+    saved |= {f"model.{name}".replace(".weight", ".default.weight"): tensor for name, tensor in adapter.items()}
+    assert saved.keys() == plant.before.keys()
+    assert [name for name in saved if not torch.equal(saved[name], plant.before[name])] == []
+
+    resumed = make_trainer(**SETTINGS, model_seed=7)
+    resumed.train(resume_from_checkpoint=str(folder))
+    assert trajectory(resumed) == trajectory(straight)
+    weights = snapshot(straight.model)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot(resumed.model).items())
+
+
+def test_the_same_trainer_goes_on_after_the_cause_is_gone(make_trainer, trajectory):
+    straight = make_trainer(**SETTINGS)
+    straight.train()
+    plant = Plant(4, loss, float("nan"))
+    trainer = make_trainer(**SETTINGS, callbacks=[plant])
+    with pytest.raises(NonFiniteLossError):
+        trainer.train()
+    plant.step = None
+    trainer.train(resume_from_checkpoint=True)
+    assert trajectory(trainer) == trajectory(straight)
+
+
+def test_weights_that_are_bad_already_do_not_overwrite_a_good_checkpoint(make_trainer, checkpoint_of):
+    def weights(plant: Plant, model) -> None:
+        next(p for name, p in model.named_parameters() if "lora_B" in name).data.view(-1)[3] = float("nan")
+
+    trainer = make_trainer(save_strategy="steps", save_steps=4, callbacks=[Plant(4, weights, float("nan"))])
+    with pytest.raises(NonFiniteLossError, match="not saved; go on from an earlier checkpoint"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in load_file(checkpoint_of(4) / "adapter_model.safetensors").values())
+    assert make_trainer().train(resume_from_checkpoint=str(checkpoint_of(4))).global_step == 8
