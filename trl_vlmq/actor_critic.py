@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """The model that is trained: a backbone with its language head as actor and a token critic beside it."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -44,6 +45,9 @@ class VLMActorCritic(nn.Module):
             Whether the critic's loss also trains the trunk under it (the paper trains jointly).
         mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
             Whether padded rows of the head and image tokens are excluded from pi.
+
+    Raises:
+        ValueError: if an adapter trains the language head or the token embedding.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class VLMActorCritic(nn.Module):
         mask_invalid_tokens: bool = True,
     ):
         super().__init__()
+        if isinstance(backbone.model, PeftModel):
+            _refuse_adapted_head(backbone.model)
         self.backbone = backbone
         self.model = backbone.model
         self.config = self.model.config
@@ -80,10 +86,11 @@ class VLMActorCritic(nn.Module):
         `target_modules` left out means every linear layer of the language model and none of the vision tower.
 
         Raises:
-            ValueError: if the adapter would sit on the language head or the token embedding.
+            ValueError: if the model has an adapter already.
         """
         if isinstance(backbone.model, PeftModel):
             raise ValueError("The model already has an adapter; pass `peft_config=None` to go on training it.")
+        peft_config = copy.copy(peft_config)  # the caller may want it for another model
         if getattr(peft_config, "target_modules", None) is None:
             peft_config.target_modules = backbone.lora_target_modules
         if getattr(backbone.model, "is_loaded_in_4bit", False) or getattr(backbone.model, "is_loaded_in_8bit", False):
@@ -91,16 +98,6 @@ class VLMActorCritic(nn.Module):
         base = backbone.model
         backbone.model = get_peft_model(base, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
         backbone.trainability_changed()
-        for what, module in (
-            ("language head", base.get_output_embeddings()),
-            ("embedding", base.get_input_embeddings()),
-        ):
-            if any(p.requires_grad for p in module.parameters()):
-                raise ValueError(
-                    f"The adapter trains the {what} ({type(module).__name__}). The actor's head is shared with the "
-                    "base model and servers such as vLLM reject such adapters: remove lm_head and embed_tokens from "
-                    "`target_modules` and `modules_to_save` (or use `exclude_modules`)."
-                )
 
     # ---- Values ----
 
@@ -250,3 +247,16 @@ class VLMActorCritic(nn.Module):
     def activation_checkpointing_enable(self, **kwargs) -> None:
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable(**kwargs)
+
+
+def _refuse_adapted_head(model: PeftModel) -> None:
+    for what, module in (
+        ("language head", model.get_output_embeddings()),
+        ("embedding", model.get_input_embeddings()),
+    ):
+        if any(p.requires_grad for p in module.parameters()):
+            raise ValueError(
+                f"The adapter trains the {what} ({type(module).__name__}). The actor's head is shared with the base "
+                "model and servers such as vLLM reject such adapters: remove lm_head and embed_tokens from "
+                "`target_modules` and `modules_to_save` (or use `exclude_modules`)."
+            )

@@ -201,13 +201,17 @@ class AFSFTConfig(TrainingArguments):
             ("filter_keep_confident", 0, 1),
             ("critic_coef", 0, math.inf),
             ("actor_coef", 0, math.inf),
+            ("critic_learning_rate", 0, math.inf),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} lies outside of [{low}, {high}].")
-        for name in ("segment_length", "num_critics", "reward_scale", "awr_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        for name in (
+            "segment_length", "num_critics", "critic_hidden_size", "reward_scale", "awr_temperature", "awr_max_weight",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be positive.")
         if math.isnan(self.filter_beta):
             raise ValueError("filter_beta is NaN; the paper's value is 0.")
         if self.actor_objective in ("afsft", "random_filter", "epg", "awr") and self.critic_coef == 0:

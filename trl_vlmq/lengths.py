@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Refuse data that does not fit into the model's context, before training."""
 
+import math
+
 from datasets import Dataset
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
@@ -27,20 +29,24 @@ def check_lengths(dataset: Dataset, backbone: Backbone) -> None:
     Raises:
         ValueError: names the row, its length and the limit.
     """
-    if backbone.max_length is None:
-        return
+    limit = math.inf if backbone.max_length is None else backbone.max_length
     sizes: dict[bytes, tuple[int, int]] = {}
     image_tokens: dict[tuple, int] = {}
-    columns = ["prompt", "images", "completion", "final_prompt", "final_images"]
+    columns = ["prompt", "images", "completion", "completion_ids", "final_prompt", "final_images"]
     batches = dataset.select_columns(columns).with_format("arrow").iter(1000)  # Arrow keeps images encoded
     turns = (turn for batch in batches for turn in batch.to_pylist())
     bar = tqdm(turns, total=len(dataset), desc="Checking lengths", unit="turn", mininterval=2, leave=False)
     for row, turn in enumerate(bar):
-        for prompt, images in ((turn["prompt"], turn["images"]), (turn["final_prompt"], turn["final_images"])):
+        text, sampled = "".join(_texts(turn["completion"][0])), turn["completion_ids"]
+        action = len(text.encode()) + 1 if sampled is None else len(sampled)  # at most
+        for prompt, images, length in (
+            (turn["prompt"], turn["images"], action),
+            (turn["final_prompt"], turn["final_images"], 0),
+        ):
             if prompt is None:
                 continue
             seen = []
-            for image in images:
+            for image in images or []:
                 key = backbone.image_key(image)
                 if key not in sizes:
                     sizes[key] = backbone.open_image(image).size
@@ -49,11 +55,11 @@ def check_lengths(dataset: Dataset, backbone: Backbone) -> None:
             if shape not in image_tokens:
                 image_tokens[shape] = len(_encode_blank([{"role": "user", "content": [{"type": "image"}] * len(shape)}],
                                                         shape, backbone))  # fmt: skip
-            texts = [_bytes(message) for message in (*prompt, *turn["completion"])]
-            if image_tokens[shape] + sum(texts) + _TEMPLATE_TOKENS * len(texts) > backbone.max_length:
-                encoded = _encode_blank(prompt, shape, backbone)
-                completion = len(backbone.completion_ids("".join(_texts(turn["completion"][0]))))
-                backbone.check_length(encoded, completion, f"row {row}")
+            texts = [_bytes(message) for message in prompt]
+            if image_tokens[shape] + sum(texts) + length + _TEMPLATE_TOKENS * (len(texts) + 1) > limit:
+                if length and sampled is None:
+                    length = len(backbone.completion_ids(text))
+                backbone.check_length(_encode_blank(prompt, shape, backbone), length, f"row {row}")
 
 
 def _encode_blank(prompt: list[dict], sizes: tuple[tuple[int, int], ...], backbone: Backbone):

@@ -71,7 +71,7 @@ class ReplayBuffer(TorchDataset):
         if last["terminated"]:
             return Segment(rows)
         if last["truncated"]:
-            return Segment(rows, last["final_prompt"], last["final_images"])
+            return Segment(rows, last["final_prompt"], last["final_images"] or [])
         return Segment(rows, columns["prompt"][-1], columns["images"][-1])
 
     def describe(self, row: int) -> str:

@@ -141,13 +141,16 @@ class TextBackbone(Backbone):
 
     @property
     def passes_position_ids(self) -> bool:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "position_ids" in inspect.signature(model.forward).parameters
+        return "position_ids" in inspect.signature(self._base.forward).parameters
+
+    @property
+    def _base(self) -> PreTrainedModel:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def encode(self, prompt: list[dict], images: Sequence[Image.Image | dict]) -> EncodedPrompt:
         if images:
             raise ValueError(
-                f"{type(self.model).__name__} reads text only, but the prompt holds {len(images)} image(s). Use a "
+                f"{type(self._base).__name__} reads text only, but the prompt holds {len(images)} image(s). Use a "
                 "vision-language model, or prompts without images."
             )
         return EncodedPrompt(dict(self._prompts.get(self.prompt_key(prompt), lambda: self._process(prompt))))
