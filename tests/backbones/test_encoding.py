@@ -1,0 +1,204 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Prompts become the tensors that the processor makes of them, and actions the tokens that the model would write."""
+
+import io
+
+import PIL.Image
+import pytest
+import torch
+
+from trl_vlmq.backbones import make_backbone
+from trl_vlmq.backbones.cache import ByteLRU
+
+
+def stored(image: PIL.Image.Image) -> dict:
+    """As `datasets` stores an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+SIZES = ([], [(16, 16)], [(16, 16), (40, 24)], [(24, 40), (16, 16), (70, 70)])
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=len)
+def test_pixels_and_text_encoded_apart_equal_one_call_of_the_processor(vision_family, picture, sizes):
+    backbone = vision_family.make()
+    images = [picture(seed, size) for seed, size in enumerate(sizes)]
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "What now?"}]
+    messages = [{"role": "user", "content": content}]
+    text = backbone.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    whole = backbone.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+    for given in (images, [stored(image) for image in images], images):  # the last time from the cache
+        prompt = backbone.encode(messages, given)
+        assert torch.equal(prompt.tokens["input_ids"], whole["input_ids"][0])
+        encoded = {name: value for name, value in whole.items() if name not in ("input_ids", "attention_mask")}
+        assert prompt.vision.keys() == encoded.keys()
+        assert all(torch.equal(prompt.vision[name], value) for name, value in encoded.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES[1:], ids=len)
+def test_the_encoded_prompt_gives_the_models_own_logits(vision_family, picture, sizes):
+    backbone = vision_family.make()
+    images = [picture(seed, size) for seed, size in enumerate(sizes)]
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "What now?"}]
+    messages = [{"role": "user", "content": content}]
+    text = backbone.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    whole = backbone.model(**backbone.processor(text=[text], images=[images], return_tensors="pt")).logits
+    # Beside a prompt without images and one with other images, on the left of it as well as on the right.
+    others = [backbone.encode([{"role": "user", "content": [{"type": "text", "text": "x" * 90}]}], [])]
+    others.append(backbone.encode([{"role": "user", "content": [{"type": "image"}]}], [picture(50)]))
+    for order in ([*others, None], [None, *others]):
+        prompts = [backbone.encode(messages, images) if other is None else other for other in order]
+        _, logits = backbone.forward(backbone.collate(prompts), keep=3)
+        torch.testing.assert_close(logits[order.index(None)], whole[0, -3:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_pictures_of_any_mode_are_shown_in_colour(vision_family, picture, mode):
+    backbone = vision_family.make()
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    image = picture(3).convert(mode)
+    expected = backbone.encode(messages, [image.convert("RGB")]).vision["pixel_values"]
+    assert torch.equal(backbone.encode(messages, [image]).vision["pixel_values"], expected)
+    assert torch.equal(backbone.encode(messages, [stored(image)]).vision["pixel_values"], expected)
+
+
+def test_the_text_of_an_image_part_may_be_null_as_a_dataset_stores_it(family, observe):
+    backbone = family.make()
+    messages, images = observe("Go.", int(family.has_vision))
+    null = [
+        {
+            "role": "user",
+            "content": [{"type": part["type"], "text": part.get("text")} for part in messages[0]["content"]],
+        }
+    ]
+    assert torch.equal(
+        backbone.encode(null, images).tokens["input_ids"], backbone.encode(messages, images).tokens["input_ids"]
+    )
+
+
+def test_a_system_message_and_earlier_turns_are_rendered(family):
+    backbone = family.make()
+
+    def part(text: str) -> list[dict]:
+        return [{"type": "text", "text": text}]
+
+    messages = [
+        {"role": "system", "content": part("Be brief.")},
+        {"role": "user", "content": part("Hello?")},
+        {"role": "assistant", "content": part("Yes.")},
+        {"role": "user", "content": part("Again?")},
+    ]
+    text = backbone.tokenizer.decode(backbone.encode(messages, []).tokens["input_ids"])
+    found = [text.index(word) for word in ("Be brief.", "Hello?", "Yes.", "Again?")]
+    assert found == sorted(found)
+
+
+# ---- Actions ----
+
+
+def test_the_token_that_ends_a_turn_is_found_in_the_chat_template(family):
+    backbone = family.make()
+    assert backbone.stop_token_id == backbone.tokenizer.convert_tokens_to_ids(family.turn_ends_with)
+    assert backbone.stop_token_ids == sorted({backbone.stop_token_id, backbone.tokenizer.eos_token_id})
+
+
+def test_without_such_a_token_eos_ends_a_turn(tiny_llm):
+    make, tokenizer = tiny_llm
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace("<end>", "\n")
+    try:
+        assert make_backbone(make(), tokenizer).stop_token_id == tokenizer.eos_token_id
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_further_stop_tokens_of_the_generation_config_end_an_action_too(tiny_llm):
+    make, tokenizer = tiny_llm
+    model = make()
+    model.generation_config.eos_token_id = [0, 5]
+    assert make_backbone(model, tokenizer).stop_token_ids == [0, 1, 5]
+
+
+@pytest.mark.parametrize("text", ['{"action": "turn left"}', "naïve 🙂", " leading", "trailing ", "two\nlines", ""])
+def test_the_tokens_of_an_action_are_those_of_the_chat_template(family, text):
+    backbone = family.make()
+    prompt = [{"role": "user", "content": [{"type": "text", "text": "Go."}]}]
+    ids = backbone.completion_ids(text)
+    assert ids[-1] == backbone.stop_token_id and backbone.decode(ids) == text
+    if not text:
+        assert ids == [backbone.stop_token_id]
+        return
+    answer = [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+    rendered = backbone.render(prompt) + family.answer_begins_with + text + family.turn_ends_with
+    template = backbone._apply_template(prompt + answer)
+    assert template.startswith(rendered)
+    whole = backbone.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert backbone.encode(prompt, []).tokens["input_ids"].tolist() + ids == whole
+
+
+def test_an_action_is_appended_to_the_prompt_without_its_last_token(family, observe):
+    backbone = family.make()
+    prompts = [backbone.encode(*observe(text)) for text in ("a", "a longer one")]
+    batch = backbone.collate(prompts, [[7, 8, 9], [1]])
+    pad, widths = backbone.pad_token_id, [len(prompt) for prompt in prompts]
+    assert batch["input_ids"].shape == (2, widths[1] + 2)
+    assert batch["input_ids"][0].tolist() == [pad] * 11 + prompts[0].tokens["input_ids"].tolist() + [7, 8]
+    assert batch["input_ids"][1].tolist() == prompts[1].tokens["input_ids"].tolist() + [pad, pad]
+    assert batch["attention_mask"].tolist() == [[0] * 11 + [1] * (widths[0] + 2), [1] * widths[1] + [0, 0]]
+    assert batch["position_ids"][0, 11:].tolist() == list(range(widths[0] + 2))
+    assert batch["position_ids"][1, : widths[1]].tolist() == list(range(widths[1]))
+
+
+def test_a_text_model_refuses_pictures(families, observe):
+    with pytest.raises(ValueError, match="Qwen2ForCausalLM reads text only, but the prompt holds 2 image"):
+        families["qwen2"].make().encode(*observe("Look.", 2))
+
+
+def test_a_prompt_with_more_placeholders_than_pictures_is_refused(vision_family, observe):
+    messages, images = observe("Look.", 2)
+    with pytest.raises(ValueError):
+        backbone = vision_family.make()
+        prompt = backbone.encode(messages, images[:1])
+        backbone.forward(backbone.collate([prompt]), keep=1)
+
+
+# ---- The cache ----
+
+
+def test_equal_pictures_are_processed_once(vision_family, picture, monkeypatch):
+    backbone = vision_family.make()
+    opened, real = [], backbone.open_image
+    monkeypatch.setattr(backbone, "open_image", lambda image: opened.append(image.tobytes()) or real(image))
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    for seed in (1, 2, 1, 1, 2):
+        backbone.encode(messages, [picture(seed)])
+    assert [opened.count(picture(seed).tobytes()) for seed in (1, 2)] == [1, 1]
+
+
+def test_pictures_that_differ_in_one_pixel_are_told_apart(vision_family, picture):
+    backbone = vision_family.make()
+    messages = [{"role": "user", "content": [{"type": "image"}]}]
+    other = picture(1)
+    other.putpixel((3, 3), (0, 0, 0))
+    seen = [backbone.encode(messages, [image]).vision["pixel_values"] for image in (picture(1), other)]
+    assert not torch.equal(*seen)
+
+
+def test_the_cache_keeps_to_its_limit_and_forgets_the_oldest():
+    cache, made = ByteLRU(limit=100), []
+
+    def entry(key: str):
+        return cache.get(key, lambda: made.append(key) or {"x": torch.zeros(10)})  # 40 bytes
+
+    for key in ("a", "b", "a", "c", "a", "b"):
+        entry(key)
+    assert made == ["a", "b", "c", "b"] and cache.size == 80
+
+
+def test_an_entry_larger_than_the_limit_is_still_returned():
+    cache = ByteLRU(limit=10)
+    assert cache.get("a", lambda: {"x": torch.ones(100)})["x"].sum() == 100
+    assert cache.get("b", lambda: {"x": torch.ones(2)})["x"].sum() == 2 and cache.size == 8
