@@ -198,15 +198,20 @@ def play_episodes(
     Returns:
         `Iterator[Episode]`: in the order of their numbers.
     """
+    if num_envs < 1:
+        raise ValueError(f"num_envs={num_envs} must be at least 1.")
     builder = prompt_builder or PromptBuilder()
     make = (lambda: gym.make(make_env, **(env_kwargs or {}))) if isinstance(make_env, str) else make_env
     env_name = make_env if isinstance(make_env, str) else None
-    idle = [make() for _ in range(min(num_envs, num_episodes))]
+    envs: list[gym.Env] = []
     running: list[_Running] = []
     finished: dict[int, Episode] = {}
     started = delivered = 0
     bar = tqdm(total=num_episodes, desc=progress, unit="episode", mininterval=1, disable=progress is None)
     try:
+        for _ in range(min(num_envs, num_episodes)):
+            envs.append(make())
+        idle = list(envs)
         while delivered < num_episodes:
             while idle and started < num_episodes:
                 running.append(_start(idle.pop(), policy, started, seed, builder))
@@ -227,7 +232,7 @@ def play_episodes(
                 delivered += 1
     finally:
         bar.close()
-        for env in [*idle, *(episode.env for episode in running)]:
+        for env in envs:
             env.close()
 
 
