@@ -214,7 +214,9 @@ class AFSFTTrainer(Trainer):
                 self._stop_for("loss", inputs["row"])
             self._window.append(outputs["tokens"])
         else:
-            self._eval_tokens.append(outputs["tokens"].cpu())
+            # With the batch's loss beside each of its tokens, the mean over all tokens is the loss of all tokens.
+            batch_loss = loss.detach().float().expand(len(outputs["tokens"]), 1)
+            self._eval_tokens.append(torch.cat([outputs["tokens"], batch_loss], dim=1).cpu())
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -288,7 +290,8 @@ class AFSFTTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         tokens = self._gather(torch.cat(self._eval_tokens).to(self.args.device))
         self._eval_tokens.clear()
-        metrics = summarise_tokens(tokens, self.model.critic is not None)
+        metrics = summarise_tokens(tokens[:, :-1], self.model.critic is not None)
+        metrics["loss"] = tokens[:, -1].double().mean().item()  # the Trainer's own counts every batch alike
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
