@@ -25,6 +25,7 @@ from .replay import ReplayBuffer
 from .schedules import FilterState
 from .token_metrics import summarise_tokens, token_columns
 from .validation import validate_episodes
+from .vocabulary import check_vocabulary
 
 
 FILTER_STATE = "filter_state.json"
@@ -160,6 +161,7 @@ class AFSFTTrainer(Trainer):
             )
         data = prepare_episodes(data)
         validate_episodes(data)
+        check_vocabulary(data, model.backbone)
         check_lengths(data, model.backbone)
         return ReplayBuffer(data, args.segment_length)
 

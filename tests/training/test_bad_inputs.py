@@ -127,6 +127,38 @@ def test_a_final_observation_needs_no_room_for_an_action(make_trainer, images):
     assert next(iter(trainer.get_train_dataloader()))["bootstrap_inputs"]["input_ids"].shape == (1, 512)
 
 
+# ---- Vocabulary ----
+
+
+@pytest.mark.parametrize("column", ["prompt", "final_prompt", "completion"])
+def test_a_text_that_spells_an_image_token(make_trainer, episodes, column):
+    rows = episodes.to_list()
+    row = next(i for i, turn in enumerate(rows) if turn["truncated"])
+    rows[row][column][0]["content"][-1]["text"] = "a web page with an <image>"
+    with pytest.raises(ValueError, match=f"row {row}: a text of '{column}' spells '<image>'.*Write it in another way"):
+        make_trainer(train_dataset=Dataset.from_list(rows, features=episodes.features))
+
+
+def test_a_sampled_text_that_only_looks_like_an_image_token_is_accepted(make_trainer, tiny_vlm, tmp_path):
+    ids = [token for letter in "<image>" for token in tiny_vlm[1].tokenizer(letter)["input_ids"]] + [1]
+    data = one_turn(user("Look."), completion="<image>", completion_ids=ids, completion_stopped=True)
+    make_trainer(train_dataset=data, max_steps=1, output_dir=str(tmp_path / "other")).train()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[40, 41, 42, 1], [2, 1], [300, 1]],
+    ids=["another_tokenizer", "image_token", "beyond_the_vocabulary"],
+)
+def test_tokens_that_were_sampled_with_another_tokenizer(make_trainer, ids):
+    data = one_turn(user("Look."), completion="stop", completion_ids=ids, completion_stopped=True)
+    with pytest.raises(
+        ValueError, match="row 0: the tokens in 'completion_ids' do not spell .*'stop'.*remove_columns"
+    ):
+        make_trainer(train_dataset=data)
+    make_trainer(train_dataset=data.remove_columns(["completion_ids", "completion_stopped"]))
+
+
 # ---- Models and processors ----
 
 
