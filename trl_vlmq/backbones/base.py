@@ -146,6 +146,11 @@ class Backbone(ABC):
         """Whether the model takes one-dimensional positions; others derive their own from the mask."""
         return True
 
+    @property
+    def action_fill(self) -> dict[str, int]:
+        """Values of the per-token inputs, beside `input_ids`, on action tokens; 0 where nothing is said."""
+        return {}
+
     # ---- Tokens ----
 
     def valid_token_mask(self) -> torch.Tensor:
@@ -189,7 +194,9 @@ class Backbone(ABC):
             ids = pad_sequence(inputs, batch_first=True, padding_value=self.pad_token_id)
             mask = pad_sequence([torch.ones_like(i) for i in inputs], batch_first=True)
             for name, block in batch.items():
-                tail = {"input_ids": ids, "attention_mask": mask}.get(name, torch.zeros_like(ids))
+                tail = {"input_ids": ids, "attention_mask": mask}.get(name)
+                if tail is None:
+                    tail = torch.full_like(ids, self.action_fill.get(name, 0))
                 batch[name] = torch.cat([block, tail.to(block.dtype)], dim=1)
         if self.passes_position_ids:
             batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
@@ -273,6 +280,11 @@ class Backbone(ABC):
         return actions
 
     # ---- Helpers of the families ----
+
+    @property
+    def _base(self) -> PreTrainedModel:
+        """The model without its adapter."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def image_key(self, image: Image.Image | dict) -> bytes:
         """Content key of an image."""

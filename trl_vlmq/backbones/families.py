@@ -55,8 +55,12 @@ class ImageTextBackbone(Backbone):
     @property
     def passes_position_ids(self) -> bool:
         # Multimodal rotary positions (Qwen-VL) are derived by the model from the grid of image tokens.
-        inner = getattr(self.model, "base_model", self.model)
-        return not any(hasattr(m, "get_rope_index") for m in (self.model, inner, getattr(inner, "model", inner)))
+        return not any(hasattr(m, "get_rope_index") for m in (self._base, getattr(self._base, "model", None)))
+
+    @property
+    def action_fill(self) -> dict[str, int]:
+        # In a PaliGemma, type 0 sees what comes after it: the prompt would read the action that it is asked for.
+        return {"token_type_ids": 1} if self.config.model_type == "paligemma" else {}
 
     def encode(self, prompt: list[dict], images: Sequence[Image.Image | dict]) -> EncodedPrompt:
         keys = tuple(self.image_key(image) for image in images)
@@ -142,10 +146,6 @@ class TextBackbone(Backbone):
     @property
     def passes_position_ids(self) -> bool:
         return "position_ids" in inspect.signature(self._base.forward).parameters
-
-    @property
-    def _base(self) -> PreTrainedModel:
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def encode(self, prompt: list[dict], images: Sequence[Image.Image | dict]) -> EncodedPrompt:
         if images:
