@@ -14,9 +14,9 @@ ACTIONS = ([7, 8, 9, 10, 1], [11, 1], [1], [12, 13, 14])
 
 
 @torch.no_grad()
-def test_states_are_the_input_of_the_head_and_logits_its_output(family, observations):
-    backbone = family.make()
-    prompts = [backbone.encode(*observation) for observation in observations(family)]
+def test_states_are_the_input_of_the_head_and_logits_its_output(any_family, observations):
+    backbone = any_family.make()
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
     inputs = backbone.collate(prompts, ACTIONS)
     states, logits = backbone.forward(inputs, keep=5)
     assert states.shape == (4, 5, backbone.hidden_size) and logits.shape == (4, 5, backbone.n_logits)
@@ -28,9 +28,9 @@ def test_states_are_the_input_of_the_head_and_logits_its_output(family, observat
 
 
 @torch.no_grad()
-def test_a_batch_of_one_equals_a_batch_of_many(family, observations):
-    backbone = family.make()
-    prompts = [backbone.encode(*observation) for observation in observations(family)]
+def test_a_batch_of_one_equals_a_batch_of_many(any_family, observations):
+    backbone = any_family.make()
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
     states, logits = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
     for row, (prompt, action) in enumerate(zip(prompts, ACTIONS, strict=True)):
         n = len(action)
@@ -40,25 +40,48 @@ def test_a_batch_of_one_equals_a_batch_of_many(family, observations):
 
 
 @torch.no_grad()
-def test_the_first_action_state_is_the_last_state_of_the_prompt(family, observations):
+def test_the_first_action_state_is_the_last_state_of_the_prompt(any_family, observations):
     """The bootstrap forward, over observations alone, must see the state that the training forward sees."""
-    backbone = family.make()
-    prompts = [backbone.encode(*observation) for observation in observations(family)]
+    backbone = any_family.make()
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
     acting, _ = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
     looking, _ = backbone.forward(backbone.collate(prompts), keep=1)
     torch.testing.assert_close(acting[:, 0], looking[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_actions_and_pictures_reach_the_states(family, observations, observe):
-    backbone = family.make()
-    prompts = [backbone.encode(*observation) for observation in observations(family)]
+def test_a_new_adapter_changes_nothing(any_family, observations):
+    """LoRA starts at zero; whatever the adapter of the family asks of the model must survive the wrapping."""
+    backbone = any_family.make()
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
+    before = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
+    VLMActorCritic.add_adapter(backbone, LoraConfig(r=2))
+    backbone.model.eval()
+    after = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
+    assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
+
+
+@torch.no_grad()
+def test_the_processors_own_call_gives_the_same_logits(any_vision_family, observations):
+    backbone = any_vision_family.make()
+    for messages, images in observations(any_vision_family):
+        text = backbone.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        native = backbone.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        native.pop("labels", None)
+        _, logits = backbone.forward(backbone.collate([backbone.encode(messages, images)]), keep=2)
+        torch.testing.assert_close(logits[0], backbone.model(**native).logits[0, -2:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_actions_and_pictures_reach_the_states(any_family, observations, observe):
+    backbone = any_family.make()
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
     states, _ = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
     changed, _ = backbone.forward(backbone.collate(prompts, ([7, 20, 9, 10, 1], *ACTIONS[1:])), keep=5)
     same = (states[0] - changed[0]).abs().amax(-1) < 1e-6
     assert same.tolist() == [True, True, False, False, False], "token 2 is read by the states after it, and only them"
     torch.testing.assert_close(states[1:], changed[1:])
-    if family.has_vision:
+    if any_family.has_vision:
         text = "Look."
         seen = [backbone.encode(*observe(text, 2, seed)) for seed in (1, 2)]
         states, _ = backbone.forward(backbone.collate(seen), keep=1)
@@ -103,10 +126,10 @@ def test_padded_rows_and_image_tokens_are_no_actions(family):
     assert mask[backbone.stop_token_id]
 
 
-def test_gradients_pass_through_the_captured_state_into_the_adapter(family, observations):
-    backbone = family.make()
+def test_gradients_pass_through_the_captured_state_into_the_adapter(any_family, observations):
+    backbone = any_family.make()
     VLMActorCritic.add_adapter(backbone, LoraConfig(r=2, init_lora_weights=False))
-    prompts = [backbone.encode(*observation) for observation in observations(family)]
+    prompts = [backbone.encode(*observation) for observation in observations(any_family)]
     states, _ = backbone.forward(backbone.collate(prompts, ACTIONS), keep=5)
     states.square().sum().backward()
     gradients = {name: p.grad for name, p in backbone.model.named_parameters() if p.requires_grad}
