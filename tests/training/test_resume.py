@@ -3,10 +3,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
+
+from trl_vlmq import EvaluationResult, PolicyEvaluationCallback, VLMPolicy
 
 
 # The filter is off for one of sixteen steps and tightens over the others: an interruption after step 13, when it has
@@ -113,6 +116,34 @@ def test_evaluating_on_the_way_does_not_change_what_is_learned(make_trainer, sna
     assert trajectory(evaluated) == trajectory(straight)
     weights = snapshot(straight.model)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot(evaluated.model).items())
+
+
+def test_playing_on_the_way_does_not_change_what_is_learned(make_trainer, snapshot, trajectory, episodes):
+    settings = RAMP | WINDOW | {"lora": LoraConfig(r=4, lora_dropout=0.2)}
+    straight = make_trainer(**settings)
+    straight.train()
+
+    def evaluate(policy) -> EvaluationResult:
+        prompts = [policy.backbone.encode(row["prompt"], row["images"]) for row in episodes.select(range(3))]
+        actions = policy.backbone.generate(prompts, max_new_tokens=3)
+        logps.append([action.logp for action in actions])
+        success = np.array([len(logps) > 2, True, False])
+        return EvaluationResult(success, success * 1.0, np.array([1, 1, 1]), np.array([1, 0, 1]))
+
+    logps = []
+    played = make_trainer(**settings)
+    curve = PolicyEvaluationCallback(evaluate, VLMPolicy(played.model.backbone), every_steps=6)
+    played.add_callback(curve)
+    played.train()
+    assert [step for step, *_ in curve.curve] == [0, 6, 12, 16], "the untrained and the last policy are played as well"
+    assert [rate for _, rate, *_ in curve.curve] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    logged = [entry for entry in played.state.log_history if "policy_success_rate" in entry]
+    assert [entry["step"] for entry in logged] == [0, 6, 12, 16]
+    assert all(entry["policy_syntax_accuracy"] == pytest.approx(2 / 3) for entry in logged)
+    assert len({tuple(logp) for logp in logps}) == 4, "the policy that plays is not the one that learns"
+    assert trajectory(played) == trajectory(straight)
+    weights = snapshot(straight.model)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot(played.model).items())
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(make_trainer, trajectory):

@@ -14,7 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from trl_vlmq import load_backbone
 from trl_vlmq.critic import load_critic
+from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
 
 
 @pytest.fixture
@@ -212,6 +214,29 @@ def test_a_fully_fine_tuned_model_is_an_ordinary_model(make_trainer, base_folder
     again = make_trainer(str(folder), lora=False)
     assert_equal(critic_tensors(again.model), critic_tensors(trainer.model))
     assert torch.equal(logits_of(again.model.model, again.processing_class, episodes[0]), expected)
+
+
+def test_a_model_with_tied_embeddings_resumes_and_reloads(make_trainer, tiny_llm, snapshot, checkpoint_of, tmp_path):
+    make, tokenizer = tiny_llm
+    turns = [
+        Turn([{"role": "user", "content": [{"type": "text", "text": t}]}], [], t, 1.0, True, False) for t in "abcd"
+    ]
+    settings = {
+        "processing_class": tokenizer,
+        "lora": False,
+        "train_dataset": episodes_to_dataset(Episode(turn.completion, [turn]) for turn in turns),
+    }
+    straight = make_trainer(make(tie_word_embeddings=True), **settings, save_strategy="steps", save_steps=4)
+    straight.train()
+    resumed = make_trainer(make(tie_word_embeddings=True, seed=5), **settings, model_seed=7)
+    resumed.train(resume_from_checkpoint=str(checkpoint_of(4)))
+    weights = snapshot(straight.model)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot(resumed.model).items())
+    model = resumed.model.model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    resumed.save_model(tmp_path / "saved")
+    again = load_backbone(tmp_path / "saved").model
+    assert torch.equal(again.get_output_embeddings().weight, model.get_output_embeddings().weight)
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -1,0 +1,76 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Each family trains, acts with what it has learned, and is not held up by gradient checkpointing."""
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from trl_vlmq import AFSFTConfig, AFSFTTrainer
+from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
+
+
+@pytest.fixture
+def train(observe, tmp_path):
+    def run(family, **arguments) -> AFSFTTrainer:
+        def turn(number: int, last: bool, truncated: bool) -> Turn:
+            images = 1 + number % 2 if family.has_vision else 0
+            prompt, pictures = observe(f"Turn {number}.", images, number)
+            ends = {"final_prompt": prompt, "final_images": pictures} if truncated else {}
+            return Turn(prompt, pictures, "go" * (number + 1), float(last), last and not truncated, truncated, **ends)
+
+        episodes = [
+            Episode(f"e{i}", [turn(n, n == 2, n == 2 and i == 1) for n in range(3)])
+            for i in range(3)
+        ]  # fmt: skip
+        torch.manual_seed(0)
+        trainer = AFSFTTrainer(
+            model=family.make_model(),
+            args=AFSFTConfig(
+                str(tmp_path),
+                max_steps=3,
+                per_device_train_batch_size=2,
+                segment_length=2,
+                learning_rate=1e-2,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                **arguments,
+            ),
+            train_dataset=episodes_to_dataset(episodes),
+            processing_class=family.processor,
+            peft_config=LoraConfig(r=2),
+        )
+        trainer.before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        trainer.train()
+        return trainer
+
+    return run
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_each_family_trains_and_acts_with_what_it_has_learned(any_family, train, observe):
+    trainer = train(any_family)
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, trainer.before[name])}
+    assert moved == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in moved} == {"model", "critic"}
+    assert len(losses(trainer)) == 3 and torch.tensor(losses(trainer)).isfinite().all()
+
+    backbone = trainer.model.backbone
+    prompt = backbone.encode(*observe("Turn 0.", int(any_family.has_vision)))
+    (action,) = backbone.generate([prompt], max_new_tokens=4)
+    trainer.model.eval()
+    values, _ = trainer.model.token_values(backbone.collate([prompt], [action.ids]), torch.tensor([action.ids]))
+    assert values.logp.sum().item() == pytest.approx(action.logp, abs=1e-4)
+    with trainer.model.model.disable_adapter():
+        (base,) = backbone.generate([prompt], max_new_tokens=4)
+    assert base.ids != action.ids or abs(base.logp - action.logp) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["idefics3", "phi", "gemma3", "qwen2_5_vl"])
+def test_gradient_checkpointing_changes_nothing_but_memory(families, train, name):
+    assert losses(train(families[name], activation_checkpointing=True)) == losses(train(families[name]))
