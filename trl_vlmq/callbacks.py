@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from .evaluation import EvaluationResult
@@ -91,7 +92,7 @@ class PolicyEvaluationCallback(TrainerCallback):
             }
         )
         low, high = result.success_interval
-        logger.info(
+        tqdm.write(
             f"step {state.global_step}: success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), "
             f"syntax {result.syntax_accuracy:.1%}"
         )
