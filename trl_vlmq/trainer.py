@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from torch import nn
@@ -212,8 +213,10 @@ class AFSFTTrainer(Trainer):
         loss = outputs["loss"]
         if model.training:
             self._window_rows.append(inputs["row"])
-            if not torch.isfinite(loss):
-                self._stop_for("loss", inputs["row"])
+            finite = torch.isfinite(loss)
+            # All processes stop together; one that raised alone would leave the others waiting for it.
+            if not self.accelerator.gather(finite.reshape(1)).all():
+                self._stop_for("loss", inputs["row"][:0] if finite else inputs["row"])
             self._window.append(outputs["tokens"])
         else:
             # With the batch's loss beside each of its tokens, the mean over all tokens is the loss of all tokens.
@@ -236,7 +239,8 @@ class AFSFTTrainer(Trainer):
             saved = f"The state before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}."
         else:
             saved = "The weights had gone bad before it, so they are not saved; go on from an earlier checkpoint."
-        named = ", ".join(self.train_dataset.describe(row) for row in rows[:8].tolist())
+        rows = gather_object(rows.tolist())
+        named = ", ".join(self.train_dataset.describe(row) for row in rows[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         raise NonFiniteLossError(
             f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. {saved} Look at "
