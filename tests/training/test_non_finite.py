@@ -1,14 +1,19 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """A loss or a gradient that is not finite stops training, keeps the state before it and names the rows."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from trl_vlmq import NonFiniteLossError
+import trl_vlmq
+from trl_vlmq import NonFiniteLossError, save_episodes
 
 
 class Plant(TrainerCallback):
@@ -109,3 +114,74 @@ def test_weights_that_are_bad_already_do_not_overwrite_a_good_checkpoint(make_tr
         trainer.train()
     assert all(p.isfinite().all() for p in load_file(checkpoint_of(4) / "adapter_model.safetensors").values())
     assert make_trainer().train(resume_from_checkpoint=str(checkpoint_of(4))).global_step == 8
+
+
+def test_an_overflow_under_a_gradient_scaler_is_the_scalers_business(make_trainer):
+    """float16: the scaler looks for its scale by overflowing, and skips those steps."""
+    plant = Plant(4, gradient, float("inf"))
+    trainer = make_trainer(callbacks=[plant])
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    assert trainer.train().global_step == 8
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all(torch.equal(p, plant.before[name]) for name, p in trained.items()), "an overflown step was not skipped"
+
+
+PROCESS = """
+import os
+import sys
+
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from trl_vlmq import AFSFTConfig, AFSFTTrainer, NonFiniteLossError, load_episodes
+
+
+class Plant(TrainerCallback):
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 2 and os.environ["RANK"] == "1":
+            model.register_forward_hook(self.spoil, with_kwargs=True)
+
+    def spoil(self, module, args, kwargs, outputs):
+        print("spoiled", *kwargs["row"].tolist(), flush=True)
+        outputs["loss"] = outputs["loss"] * float("nan")
+
+
+torch.manual_seed(0)
+trainer = AFSFTTrainer(
+    model=sys.argv[1],
+    args=AFSFTConfig(
+        sys.argv[3], max_steps=4, use_cpu=True, per_device_train_batch_size=1, report_to="none", disable_tqdm=True
+    ),
+    train_dataset=load_episodes(sys.argv[2]),
+    peft_config=LoraConfig(r=4),
+    callbacks=[Plant()],
+)
+try:
+    trainer.train()
+except NonFiniteLossError as error:
+    print(f"stopped {os.environ['RANK']}: {error}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_stop_where_the_loss_of_one_is_not_finite(base_folder, episodes, checkpoint_of, tmp_path):
+    save_episodes(episodes, tmp_path / "episodes.parquet")
+    (tmp_path / "train.py").write_text(PROCESS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
+    given = [base_folder, tmp_path / "episodes.parquet", checkpoint_of(2).parent]
+    environment = os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(
+        [sys.executable, *map(str, launch + given)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=240,  # one process that waits for the other would wait for ever
+    ).stdout
+    (rows,) = re.findall(r"spoiled ([\d ]+)", output)
+    for rank in (0, 1):
+        (message,) = re.findall(f"stopped {rank}: (The loss of step 3 is not finite.*)", output)
+        assert re.findall(r"row (\d+)", message) == rows.split()
+    assert (checkpoint_of(2) / "trainer_state.json").is_file() and not checkpoint_of(3).exists()
