@@ -110,6 +110,36 @@ def test_a_truncated_turn_bootstraps_and_a_terminated_one_does_not(slow, make_ac
     assert min(seen.values()) >= 1
 
 
+@pytest.mark.parametrize("segment_length", [1, 2, 4])
+def test_each_turn_points_at_the_place_of_what_follows_it(episodes, dataset, make_actor_critic, segment_length):
+    """(turns, bootstrap rows, zero): the contract between collator and loss, place by place."""
+    model = make_actor_critic()
+    buffer = ReplayBuffer(dataset, segment_length)
+    turns = turns_of(episodes)
+    for chunk in np.array_split(np.random.default_rng(0).permutation(len(buffer)), 3):
+        batch = TokenTDCollator(model.backbone)([buffer[i] for i in chunk])
+        rows = batch["row"].tolist()
+        extra = batch.get("bootstrap_inputs", {}).get("input_ids", [])
+        zero, unused = len(rows) + len(extra), set(range(len(rows), len(rows) + len(extra)))
+        for row, place in zip(rows, batch["next_index"].tolist(), strict=True):
+            episode, index = turns[row]
+            turn = episode.turns[index]
+            if turn.terminated:
+                assert place == zero
+            elif not turn.truncated and index % segment_length < segment_length - 1:
+                assert rows[place] == row + 1
+            else:
+                following = turn if turn.truncated else episode.turns[index + 1]
+                prompt, images = (
+                    (turn.final_prompt, turn.final_images) if turn.truncated else (following.prompt, following.images)
+                )
+                expected = model.backbone.encode(prompt, images).tokens["input_ids"]
+                ids, mask = (batch["bootstrap_inputs"][n][place - len(rows)] for n in ("input_ids", "attention_mask"))
+                assert torch.equal(ids[mask.bool()], expected)
+                unused.remove(place)
+        assert not unused, "every bootstrap row is some turn's"
+
+
 def test_a_segment_of_k_turns_encodes_at_most_one_more_prompt(make_actor_critic, dataset):
     """The price promised: K + 1 forwards, K where the episode ends with termination."""
     model = make_actor_critic()
