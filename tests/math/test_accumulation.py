@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from trl_vlmq import AFSFTTrainer
 from trl_vlmq.losses import ACTOR_OBJECTIVES
@@ -33,7 +34,7 @@ def dataset(slow):
 def run(slow, lively_vlm, tiny_vlm, trainer_args, dataset):
     """Train and return everything that could differ."""
 
-    def run(batch_size: int, accumulation: int, peft_config: LoraConfig | None = None, **kwargs) -> dict:
+    def run(batch_size: int, accumulation: int, *, peft_config=None, callbacks=None, **kwargs) -> dict:
         settings = {
             "max_steps": STEPS,
             "optim": "sgd",
@@ -55,7 +56,12 @@ def run(slow, lively_vlm, tiny_vlm, trainer_args, dataset):
         model = lively_vlm()
         torch.manual_seed(0)
         trainer = AFSFTTrainer(
-            model, args, train_dataset=dataset, processing_class=tiny_vlm[1], peft_config=copy.deepcopy(peft_config)
+            model,
+            args,
+            train_dataset=dataset,
+            processing_class=tiny_vlm[1],
+            peft_config=copy.deepcopy(peft_config),
+            callbacks=callbacks,
         )
         slow.randomise_critics(trainer.model)
         rows, collate = [], trainer.data_collator
@@ -137,6 +143,24 @@ def test_the_last_window_of_an_epoch_is_divided_by_its_own_tokens(run, dataset):
     assert losses[1] == pytest.approx(losses[8], rel=1e-5)
     assert losses[4] == pytest.approx(losses[8], rel=1e-5)
     assert np.std(losses[8]) > 1e-3
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (2, 4)])
+def test_the_target_critic_moves_once_per_optimiser_step_by_tau(run, batch_size, accumulation):
+    critics = []
+
+    class Record(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            critics.append({name: p.detach().clone() for name, p in model.critic.named_parameters()})
+
+    done = run(batch_size, accumulation, callbacks=[Record()], max_steps=5, target_tau=0.15, learning_rate=0.1)
+    assert len(critics) == 5
+    for name in critics[0]:
+        expected = done["start"][f"target_critic.{name}"]
+        for critic in critics:
+            expected = expected + 0.15 * (critic[name] - expected)
+        assert torch.allclose(done["weights"][f"target_critic.{name}"], expected, rtol=0, atol=1e-6), name
+        assert (critics[-1][name] - critics[0][name]).abs().max() > 1e-4
 
 
 def test_a_different_grouping_of_rows_is_noticed(run):
