@@ -84,7 +84,6 @@ class AFSFTTrainer(Trainer):
         NonFiniteLossError: during training, after saving the last good state.
     """
 
-    _tag_names = ["trl_vlmq", "vlm-q-learning"]
     # compute_loss divides by the action tokens of the whole accumulation window.
     loss_is_scaled_for_ga = True
 

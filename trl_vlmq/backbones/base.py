@@ -64,7 +64,7 @@ class Backbone(ABC):
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model; replaced in place by `attach_adapter` of the wrapper.
+            The model; `VLMActorCritic.add_adapter` replaces it by its PEFT model.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Its processor or tokenizer.
 
@@ -103,8 +103,17 @@ class Backbone(ABC):
 
     def trainability_changed(self) -> None:
         """To be called after parameters were frozen or thawed: forgets what depended on them."""
-        self.caches_features = self._features_are_constant()
+        self._constant_features = self._features_are_constant()
         self._images.clear()
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether features of an image are computed once and remembered.
+
+        On the CPU only: on a GPU, features of single images computed while batches are collated would cost more than
+        they save, and dataloader workers cannot reach the model.
+        """
+        return self._constant_features and self.model.device.type == "cpu"
 
     # ---- What a family of models answers ----
 
@@ -129,7 +138,7 @@ class Backbone(ABC):
         """Vision inputs of a batch."""
 
     def _features_are_constant(self) -> bool:
-        """Whether an image's features may be computed once and remembered."""
+        """Whether nothing that an image's features depend on is trained."""
         return False
 
     def _model_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

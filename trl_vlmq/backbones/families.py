@@ -23,14 +23,7 @@ class ImageTextBackbone(Backbone):
     _SEPARABLE = ("llava",)
 
     def _features_are_constant(self) -> bool:
-        """Whether an image's features may be computed once: nothing outside of the decoder is trained.
-
-        On the CPU only: on a GPU, features of single images computed while batches are collated would cost more than
-        they save, and dataloader workers cannot reach the model.
-        """
-        if self.config.model_type not in self._SEPARABLE or self.model.device.type != "cpu":
-            return False
-        return not any(
+        return self.config.model_type in self._SEPARABLE and not any(
             p.requires_grad
             for name, p in self.model.named_parameters()
             if "language_model" not in name and "lm_head" not in name
@@ -68,7 +61,7 @@ class ImageTextBackbone(Backbone):
             key = (self.prompt_key(prompt), keys)
             return self._split(self._prompts.get(key, lambda: self._process(prompt, images)))
         pixels = [
-            self._images.get(key, lambda image=image: self._process_image(image))
+            self._images.get((key, self.caches_features), lambda image=image: self._process_image(image))
             for key, image in zip(keys, images, strict=True)
         ]
         sizes = tuple(tuple(entry["original_size"].tolist()) for entry in pixels)
