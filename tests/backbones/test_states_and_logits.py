@@ -4,7 +4,7 @@
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GraniteConfig, set_seed
+from transformers import AutoModelForCausalLM, GPT2Config, GraniteConfig, set_seed
 
 from trl_vlmq.actor_critic import VLMActorCritic
 from trl_vlmq.backbones import make_backbone
@@ -37,6 +37,20 @@ def test_a_batch_of_one_equals_a_batch_of_many(any_family, observations):
         state, logit = backbone.forward(backbone.collate([prompt], [action]), keep=n)
         torch.testing.assert_close(states[row, :n], state[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logits[row, :n], logit[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_does_not_move_the_positions_of_a_model_that_learned_them(tiny_llm, observe):
+    tokenizer = tiny_llm[1]
+    set_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, initializer_range=0.5)
+    backbone = make_backbone(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+    prompts = [backbone.encode(*observe(text)) for text in ("Short.", "A longer one than the other.")]
+    states, _ = backbone.forward(backbone.collate(prompts, ACTIONS[:2]), keep=5)
+    alone, _ = backbone.forward(backbone.collate(prompts[:1], ACTIONS[:1]), keep=5)
+    torch.testing.assert_close(states[0], alone[0], rtol=1e-4, atol=1e-5)
+    together = backbone.generate(prompts, max_new_tokens=5)
+    assert together[0].ids == backbone.generate(prompts[:1], max_new_tokens=5)[0].ids
 
 
 @torch.no_grad()
