@@ -55,6 +55,28 @@ def test_default_lora_trains_nothing_else(family):
     assert all("lora_" in name for name, p in backbone.model.named_parameters() if p.requires_grad)
 
 
+@torch.no_grad()
+def test_a_vision_tower_that_learns_is_looked_through_anew(vision_family, observe):
+    """What a picture looked like before the last step must not be remembered."""
+    backbone = vision_family.make()
+    observation = observe("Look.", 2)
+    backbone.forward(backbone.collate([backbone.encode(*observation)]), keep=1)
+    torch.manual_seed(0)
+    VLMActorCritic.add_adapter(backbone, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    backbone.model.eval()
+    before, _ = backbone.forward(backbone.collate([backbone.encode(*observation)]), keep=1)
+    learned = [
+        p
+        for name, p in backbone.model.named_parameters()
+        if "vision" in name and "layers.0" in name and p.requires_grad
+    ]
+    assert learned
+    for parameter in learned:
+        parameter.mul_(3)
+    after, _ = backbone.forward(backbone.collate([backbone.encode(*observation)]), keep=1)
+    assert (after - before).abs().max() > 1e-3
+
+
 def test_target_modules_of_the_user_are_kept(family):
     backbone = family.make()
     VLMActorCritic.add_adapter(backbone, LoraConfig(r=2, target_modules=["v_proj"]))
