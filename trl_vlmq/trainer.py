@@ -99,6 +99,11 @@ class AFSFTTrainer(Trainer):
         optimizers: tuple = (None, None),
     ):
         args = args if args is not None else AFSFTConfig("afsft_output")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"This process sees {args.n_gpu} GPUs, which would mean torch.nn.DataParallel; start one process for each "
+                "with `accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
+            )
         actor_critic = self._build(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()

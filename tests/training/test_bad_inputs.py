@@ -287,3 +287,11 @@ def test_the_options_at_the_ends_of_their_ranges_are_accepted():
         "run", use_cpu=True, gamma=0.0, token_gamma=1.0, target_tau=1.0, filter_beta=float("-inf"),
         filter_keep_confident=None, critic_hidden_size=None, critic_learning_rate=0.0, filter_warmup_ratio=0.0,
     )  # fmt: skip
+
+
+def test_several_gpus_in_one_process(episodes, base_folder, training_arguments):
+    """nn.DataParallel would cut the nested batch; no machine of the tests has two GPUs, so the count is set by hand."""
+    args = AFSFTConfig(**training_arguments())
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="2 GPUs.*accelerate launch"):
+        AFSFTTrainer(model=base_folder, args=args, train_dataset=episodes, peft_config=LoraConfig(r=2))
