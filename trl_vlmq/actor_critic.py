@@ -80,7 +80,7 @@ class VLMActorCritic(nn.Module):
     # ---- Building ----
 
     @staticmethod
-    def add_adapter(backbone: Backbone, peft_config: PeftConfig, *, autocast_adapter_dtype: bool = True) -> None:
+    def add_adapter(backbone: Backbone, peft_config: PeftConfig) -> None:
         """Put a LoRA adapter inside the backbone's model.
 
         `target_modules` left out means every linear layer of the language model and none of the vision tower.
@@ -95,8 +95,7 @@ class VLMActorCritic(nn.Module):
             peft_config.target_modules = backbone.lora_target_modules
         if getattr(backbone.model, "is_loaded_in_4bit", False) or getattr(backbone.model, "is_loaded_in_8bit", False):
             backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
-        base = backbone.model
-        backbone.model = get_peft_model(base, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        backbone.model = get_peft_model(backbone.model, peft_config)
         backbone.trainability_changed()
 
     # ---- Values ----

@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from .backbones import Backbone
+from .collator import completion_text
 
 
 # Tokens that a chat template may add to a message, generously.
@@ -37,7 +38,7 @@ def check_lengths(dataset: Dataset, backbone: Backbone) -> None:
     turns = (turn for batch in batches for turn in batch.to_pylist())
     bar = tqdm(turns, total=len(dataset), desc="Checking lengths", unit="turn", mininterval=2, leave=False)
     for row, turn in enumerate(bar):
-        text, sampled = "".join(_texts(turn["completion"][0])), turn["completion_ids"]
+        text, sampled = completion_text(turn), turn["completion_ids"]
         action = len(text.encode()) + 1 if sampled is None else len(sampled)  # at most
         for prompt, images, length in (
             (turn["prompt"], turn["images"], action),
@@ -66,10 +67,5 @@ def _encode_blank(prompt: list[dict], sizes: tuple[tuple[int, int], ...], backbo
     return backbone.encode(prompt, [PILImage.new("RGB", size) for size in sizes])
 
 
-def _texts(message: dict) -> list[str]:
-    content = message["content"]
-    return [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
-
-
 def _bytes(message: dict) -> int:
-    return sum(len(text.encode()) for text in _texts(message))
+    return sum(len((part["text"] or "").encode()) for part in message["content"])
