@@ -7,21 +7,17 @@ and `truncated` are what reinforcement learning needs on top. On disk it is Parq
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
-from datasets.table import embed_table_storage
 
-from trl_vlmq.columns import FEATURES, prepare_episodes
+from trl_vlmq.columns import FEATURES
 
 
 @dataclass
@@ -133,10 +129,6 @@ class Episode:
 
 _ROWS_PER_BATCH = 1_000
 
-# Decoded bytes after which a Parquet row group is closed. Within a row group an image is stored once, so it should be
-# large; but readers take a row group at a time, and Arrow cannot read a nested binary column past 2 GiB.
-_ROW_GROUP_BYTES = 256 * 2**20
-
 
 def episodes_to_dataset(episodes: Iterable[Episode]) -> Dataset:
     """
@@ -164,13 +156,44 @@ def episodes_to_dataset(episodes: Iterable[Episode]) -> Dataset:
         rows.clear()
 
     for episode in episodes:
-        if not episode.turns:
-            raise ValueError(f"Episode {episode.episode_id!r} has no turns; leave it out.")
-        rows.extend(_row(episode.episode_id, index, turn, encoded) for index, turn in enumerate(episode.turns))
+        rows.extend(episode_rows(episode, encoded))
         if len(rows) >= _ROWS_PER_BATCH:
             close_batch()
     close_batch()
     return Dataset(pa.concat_tables(batches))
+
+
+def episode_rows(episode: Episode, encoded: dict[bytes, dict]) -> list[dict[str, Any]]:
+    """
+    The rows of one episode, with the values that Arrow stores.
+
+    Args:
+        episode ([`Episode`]):
+            The episode.
+        encoded (`dict[bytes, dict]`):
+            The images encoded so far, by content; this episode's are added.
+
+    Returns:
+        `list[dict]`: one for each turn.
+
+    Raises:
+        ValueError: If the episode has no turns.
+    """
+    if not episode.turns:
+        raise ValueError(f"Episode {episode.episode_id!r} has no turns; leave it out.")
+    return [_row(episode.episode_id, index, turn, encoded) for index, turn in enumerate(episode.turns)]
+
+
+def encode_image(image: PIL.Image.Image) -> bytes:
+    """PNG bytes of an image, in the mode that [`stored_mode`] gives it."""
+    buffer = BytesIO()
+    stored_mode(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def stored_mode(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image, in RGB unless its mode is one that is stored as it is."""
+    return image if image.mode in ("RGB", "L", "RGBA") else image.convert("RGB")
 
 
 def dataset_to_episodes(dataset: Dataset) -> Iterator[Episode]:
@@ -186,59 +209,6 @@ def dataset_to_episodes(dataset: Dataset) -> Iterator[Episode]:
     """
     for episode_id, rows in groupby(dataset.select_columns(list(FEATURES)), key=lambda row: row["episode_id"]):
         yield Episode(episode_id, [_turn(row) for row in rows])
-
-
-def save_episodes(dataset: Dataset, path: str | Path) -> None:
-    """
-    Write a dataset to one Parquet file in which an image is stored once, however many rows show it.
-
-    The file appears complete or not at all. Images given as paths are read and embedded. Any reader of Parquet reads
-    the file; `datasets.load_dataset("parquet", data_files=...)` restores the image columns.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Episodes, for example from [`episodes_to_dataset`].
-        path (`str` or `Path`):
-            The file to write; a file already there is replaced.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = dataset.features.arrow_schema
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            # Dictionary encoding is what stores an image once; the page limit must not make the writer give it up.
-            with pq.ParquetWriter(
-                file,
-                schema,
-                compression="zstd",
-                use_dictionary=True,
-                dictionary_pagesize_limit=4 * _ROW_GROUP_BYTES,
-            ) as writer:
-                for group in _row_groups(dataset, schema):
-                    writer.write_table(group, row_group_size=max(1, group.num_rows))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_episodes(path: str | Path) -> Dataset:
-    """
-    Read what [`save_episodes`] wrote, or any other Parquet file of turns.
-
-    Args:
-        path (`str` or `Path`):
-            The Parquet file.
-
-    Returns:
-        [`~datasets.Dataset`]: memory-mapped from the cache of `datasets`, with all columns of [`~columns.FEATURES`].
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
-    return prepare_episodes(Dataset.from_parquet(str(path)))
 
 
 def _row(episode_id: str, index: int, turn: Turn, encoded: dict[bytes, dict]) -> dict[str, Any]:
@@ -275,27 +245,10 @@ def _turn(row: dict[str, Any]) -> Turn:
 
 
 def _encode(image: PIL.Image.Image, encoded: dict[bytes, dict]) -> dict:
-    if image.mode not in ("RGB", "L", "RGBA"):
-        image = image.convert("RGB")  # a palette, for one, is not part of the pixels hashed below
+    image = stored_mode(image)  # a palette, for one, is not part of the pixels hashed below
     content = hashlib.sha256(f"{image.mode} {image.size}".encode())
     content.update(image.tobytes())
     key = content.digest()
     if key not in encoded:
-        buffer = BytesIO()
-        image.save(buffer, format="PNG")
-        encoded[key] = {"bytes": buffer.getvalue(), "path": None}
+        encoded[key] = {"bytes": encode_image(image), "path": None}
     return encoded[key]
-
-
-def _row_groups(dataset: Dataset, schema: pa.Schema) -> Iterator[pa.Table]:
-    pending: list[pa.Table] = []
-    size = 0
-    for batch in dataset.with_format("arrow").iter(_ROWS_PER_BATCH):
-        batch = embed_table_storage(batch.cast(schema))
-        pending.append(batch)
-        size += batch.nbytes
-        if size >= _ROW_GROUP_BYTES:
-            yield pa.concat_tables(pending)
-            pending, size = [], 0
-    if pending:
-        yield pa.concat_tables(pending)

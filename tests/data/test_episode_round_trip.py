@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 
 from trl_vlmq.columns import FEATURES, prepare_episodes
-from trl_vlmq.episodes import Episode, Turn, dataset_to_episodes, episodes_to_dataset, load_episodes, save_episodes
+from trl_vlmq.episodes import Episode, Turn, dataset_to_episodes, episodes_to_dataset
+from trl_vlmq.storage import load_episodes, save_episodes
 from trl_vlmq.validation import validate_episodes
 
 
@@ -126,7 +127,7 @@ def test_an_image_is_stored_once_however_many_rows_show_it(tmp_path):
 
 
 def test_large_images_are_split_over_row_groups_that_arrow_can_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_vlmq.episodes._ROW_GROUP_BYTES", 2**20)
+    monkeypatch.setattr("trl_vlmq.storage._ROW_GROUP_BYTES", 2**20)
     episode = Episode("a", [turn(j, images=[image(j, size=64)], terminated=j == 2499) for j in range(2500)])
     save_episodes(episodes_to_dataset([episode]), tmp_path / "episodes.parquet")
     assert pq.ParquetFile(tmp_path / "episodes.parquet").num_row_groups == 3

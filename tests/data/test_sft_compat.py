@@ -7,7 +7,8 @@ import pytest
 import torch
 from trl import SFTConfig, SFTTrainer
 
-from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset, load_episodes, save_episodes
+from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
+from trl_vlmq.storage import load_episodes, save_episodes
 
 
 @pytest.fixture
