@@ -44,6 +44,7 @@ setup(
     python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["trl-vlmq = trl_vlmq.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

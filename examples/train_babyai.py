@@ -18,16 +18,14 @@ The base is the embedded `tiny-babyai`, which has learned to describe BabyAI pic
 
 import copy
 import json
-import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import set_seed
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import TrlParser, get_peft_config
 
 from trl_vlmq import (
     AFSFTConfig,
@@ -36,16 +34,15 @@ from trl_vlmq import (
     EvaluationResult,
     PolicyEvaluationCallback,
     VLMPolicy,
-    episodes_to_dataset,
     evaluate_policy,
-    load_backbone,
     load_episodes,
-    play_episodes,
-    save_episodes,
-    tiny_model_path,
 )
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
 from trl_vlmq.envs import PromptBuilder
+from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
+from trl_vlmq.logs import collect_logs, describe_logs, parse_mixture, split_episodes
+from trl_vlmq.model_arguments import ModelArguments
+from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes, save_prompt
 from trl_vlmq.statistics import paired_bootstrap
 
 
@@ -86,26 +83,8 @@ class TrainingArguments(AFSFTConfig):
     report_to: str = field(default="none", metadata={"help": "Trackers."})
 
     def __post_init__(self):
-        # Twice as fast where the processor multiplies bfloat16 by itself; slower than float32 where it does not.
-        if self.bf16 is None and not torch.cuda.is_available():
-            self.use_cpu = True
-            self.bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        choose_cpu_precision(self)
         super().__post_init__()
-
-
-@dataclass
-class ModelArguments(ModelConfig):
-    """ModelConfig with the defaults of this example: LoRA on the embedded model."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Default: the embedded tiny-babyai."})
-    dtype: str | None = field(default="auto", metadata={"help": "Dtype of the base model."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention of the base model; default: eager on a CPU, where it is faster."}
-    )
-    use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter."})
-    lora_r: int = field(default=32, metadata={"help": "Rank of the adapter."})
-    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter."})
 
 
 def shrink(task: TaskArguments, args: AFSFTConfig) -> None:
@@ -119,36 +98,11 @@ def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
     path = Path(task.episodes_path or Path(args.output_dir, "episodes.parquet"))
     with PartialState().main_process_first():
         if task.episodes_path is None and PartialState().is_main_process:
-            mixture = {name: float(weight) for name, weight in (b.split(":") for b in task.behaviors.split(","))}
-            policy = BehaviorPolicy(mixture)
-            episodes = play_episodes(
-                policy=policy,
-                num_episodes=task.num_log_episodes,
-                seed=args.seed,
-                progress="collect logs",
-                **{**env, "env_kwargs": {"max_steps": task.max_log_steps}},
-            )
-            save_episodes(episodes_to_dataset(episodes), path)
+            logs_env = env | {"env_kwargs": {"max_steps": task.max_log_steps}}
+            policy = BehaviorPolicy(parse_mixture(task.behaviors))
+            collect_logs(path, policy=policy, num_episodes=task.num_log_episodes, seed=args.seed, **logs_env)
+        agree_on_prompt(prompt_of_episodes(path), task.history)
         return load_episodes(path)
-
-
-def describe_logs(dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Success and turns of each behaviour in the logs."""
-    table = dataset.select_columns(["turn", "success", "behavior"]).to_pandas()
-    episodes = table[table["turn"] == 0]
-    report = {"all": {"episodes": len(episodes), "turns": len(table), "success": float(episodes["success"].mean())}}
-    for name, rows in episodes.groupby("behavior"):
-        turns = int((table["behavior"] == name).sum())
-        report[name] = {"episodes": len(rows), "turns": turns, "success": float(rows["success"].mean())}
-    return report
-
-
-def split_episodes(dataset: Dataset, share: float = 0.05) -> tuple[Dataset, Dataset]:
-    """Whole episodes for training, and the last few for held-out losses."""
-    turns = dataset.select_columns(["turn"]).to_pandas()["turn"].to_numpy()
-    starts = (turns == 0).nonzero()[0]
-    cut = int(starts[int(len(starts) * (1 - share))])
-    return dataset.select(range(cut)), dataset.select(range(cut, len(dataset)))
 
 
 def main() -> None:
@@ -156,8 +110,7 @@ def main() -> None:
     task, args, model_args = parser.parse_args_and_config()
     if task.quick:
         shrink(task, args)
-    if not torch.cuda.is_available() and PartialState().num_processes == 1:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # accelerate launch asks for one thread
+    use_all_cores()
 
     env = {
         "make_env": f"trl_vlmq/BabyAI-{task.level}-v0",
@@ -170,18 +123,13 @@ def main() -> None:
     print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
 
-    base = model_args.model_name_or_path or tiny_model_path("tiny-babyai")
-    attention = model_args.attn_implementation or (None if torch.cuda.is_available() else "eager")
-    model_kwargs = {"dtype": model_args.dtype, "attn_implementation": attention}
-    if (quantization := get_quantization_config(model_args)) is not None:
-        model_kwargs["quantization_config"] = quantization
     evaluate = partial(evaluate_policy, num_envs=128, **env)
     results: dict[str, EvaluationResult] = {}
-    for behavior in (pair.split(":")[0] for pair in task.behaviors.split(",")):
+    for behavior in parse_mixture(task.behaviors):
         results[behavior] = evaluate(
             policy=BehaviorPolicy(behavior), num_episodes=task.eval_episodes, progress=behavior
         )
-    backbone = load_backbone(base, **model_kwargs)
+    backbone = model_args.load()
     results["base (sampled)"] = play_final(evaluate, backbone, task, "base (sampled)", temperature=1.0)
 
     curves = {}
@@ -191,7 +139,7 @@ def main() -> None:
         run.actor_objective, run.output_dir = objective, str(out / objective)
         if objective == "sft":
             run.critic_coef = 0.0
-        backbone = load_backbone(base, **model_kwargs)
+        backbone = model_args.load()
         trainer = AFSFTTrainer(
             model=backbone.model,
             args=run,
@@ -212,6 +160,7 @@ def main() -> None:
         trainer.log_metrics("eval", trainer.evaluate())
         trainer.save_model()
         trainer.save_state()
+        save_prompt(env["prompt_builder"], run.output_dir)
         curves[objective] = curve.curve
         for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             name = f"{objective} ({how})"

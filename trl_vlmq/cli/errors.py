@@ -1,0 +1,39 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""What a user did wrong, as one line; whatever else goes wrong is a bug and keeps its traceback."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake of the user's; the message says what to do. It ends a command with exit code 1."""
+
+
+@contextmanager
+def user_errors(*types: type[Exception]) -> Iterator[None]:
+    """Turns these exceptions into [`UserError`]s where they mean that the user's input is wrong."""
+    try:
+        yield
+    except types as error:
+        raise UserError(_message(error)) from error
+
+
+def debugging() -> bool:
+    """Whether the user wants to see tracebacks of his own mistakes."""
+    return os.environ.get("TRL_VLMQ_DEBUG", "0") not in ("", "0")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing if nothing is close."""
+    close = get_close_matches(word, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _message(error: Exception) -> str:
+    from trl_vlmq.validation import EpisodeValidationError
+
+    if isinstance(error, EpisodeValidationError):
+        return str(error)  # a list of problems
+    return " ".join(str(error).split()) or type(error).__name__

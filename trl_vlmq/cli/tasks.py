@@ -1,0 +1,84 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""What several commands need: an environment by its id, checked before anything is played, and a model to act."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import yaml
+
+import trl_vlmq.envs  # noqa: F401 (registers the ids)
+from trl_vlmq.backbones import Backbone, load_backbone, tiny_model_path
+from trl_vlmq.envs import PromptBuilder
+from trl_vlmq.hardware import default_attention
+from trl_vlmq.prompt_record import agree_on_prompt, load_prompt
+
+from .errors import UserError, suggest, user_errors
+
+
+def read_env_kwargs(text: str | None) -> dict[str, Any]:
+    """Arguments of an environment from YAML or JSON."""
+    try:
+        kwargs = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"--env_kwargs {text!r} is not YAML or JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(kwargs, dict):
+        raise UserError(f"--env_kwargs {text!r} does not name its arguments; write '{{max_steps: 20}}', for example.")
+    return kwargs
+
+
+def check_env(env: str, kwargs: dict[str, Any], behaviors: Sequence[str] = ()) -> None:
+    """Make the environment once, so that a wrong id, argument or behaviour is reported before anything else happens."""
+    if ":" in env and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # `my_module:MyEnv-v0` of the user's own
+    try:
+        made = gymnasium.make(env, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        ours = [name for name in gymnasium.registry if name.startswith("trl_vlmq/")]
+        hint = suggest(env, ours) or suggest(f"trl_vlmq/{env}", ours) or "."
+        if importlib.util.find_spec("minigrid") is None:
+            hint += ' The BabyAI environments need: pip install "trl_vlmq[babyai]".'
+        raise UserError(f"There is no environment {env!r}{hint}") from error
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+        given = f" with {kwargs}" if kwargs else ""
+        raise UserError(f"The environment {env!r} cannot be made{given}: {' '.join(str(error).split())}") from error
+    try:
+        if not {"image", "text"} <= set(getattr(made.observation_space, "spaces", ())):
+            raise UserError(
+                f"{env!r} does not show images and text; see the page on environments in the documentation."
+            )
+        known = list(getattr(made.unwrapped, "behaviors", ()))
+        for name in behaviors:
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"{name!r} is not a behavior of {env}{suggest(name, known) or ';'} {has}.")
+    finally:
+        made.close()
+
+
+def load_agent(model: str | None, history: int | None) -> tuple[Backbone, PromptBuilder, str]:
+    """A model that acts, how it is asked, and a sentence about that.
+
+    Args:
+        model (`str`, *optional*):
+            Folder or Hub id of a model or adapter; by default the embedded model.
+        history (`int`, *optional*):
+            Past actions in the prompt, if the user says so.
+    """
+    name = model or tiny_model_path("tiny-babyai")
+    with user_errors(OSError, ValueError):
+        if os.sep in name and name.startswith((os.sep, ".")) and not os.path.isdir(name):
+            raise FileNotFoundError(f"There is no folder {name}.")
+        backbone = load_backbone(name, attn_implementation=default_attention())
+        recorded = load_prompt(name)
+        builder = agree_on_prompt(recorded, history)
+    return backbone, builder, prompt_note(builder, recorded is not None)
+
+
+def prompt_note(builder: PromptBuilder, recorded: bool) -> str:
+    """How prompts are made, and who says so."""
+    settings = ", ".join(f"{name}={value}" for name, value in builder.to_dict().items())
+    return f"prompts: {settings} ({'as recorded' if recorded else 'nothing is recorded'})"
