@@ -12,7 +12,7 @@ from trl_vlmq.logs import collect_logs, describe_logs, logs_table, parse_mixture
 from trl_vlmq.rollout import BehaviorPolicy, VLMPolicy
 from trl_vlmq.storage import load_episodes
 
-from .errors import UserError, user_errors
+from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
 from .tasks import check_env, load_agent, prompt_note, read_env_kwargs
 
@@ -49,9 +49,7 @@ class CollectArguments:
     def __post_init__(self):
         if (self.behaviors is None) == (self.model is None):
             raise ValueError("say who acts: either --behaviors or --model")
-        for name, least in (("episodes", 1), ("num_envs", 1), ("seed", 0), ("max_new_tokens", 1), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}")
+        require_at_least(self, episodes=1, num_envs=1, seed=0, max_new_tokens=1, temperature=0, history=0)
 
 
 EXAMPLES = """examples:

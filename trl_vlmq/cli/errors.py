@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 
 class UserError(Exception):
@@ -12,12 +13,31 @@ class UserError(Exception):
 
 
 @contextmanager
-def user_errors(*types: type[Exception]) -> Iterator[None]:
-    """Turns these exceptions into [`UserError`]s where they mean that the user's input is wrong."""
+def user_errors(*types: type[Exception], about: str = "") -> Iterator[None]:
+    """Turns these exceptions into [`UserError`]s where they mean that the user's input is wrong.
+
+    Args:
+        types (`type[Exception]`):
+            The exceptions.
+        about (`str`, *optional*, defaults to `""`):
+            What to put before their messages.
+    """
     try:
         yield
     except types as error:
-        raise UserError(_message(error)) from error
+        raise UserError(about + _message(error)) from error
+
+
+def require_at_least(arguments: Any, **minimum: int) -> None:
+    """Check numbers among the arguments; those that are None are left to their defaults.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, least in minimum.items():
+        value = getattr(arguments, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} must be at least {least}, not {value}")
 
 
 def debugging() -> bool:

@@ -14,7 +14,7 @@ from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.rollout import BehaviorPolicy, VLMPolicy
 from trl_vlmq.statistics import paired_bootstrap
 
-from .errors import UserError, user_errors
+from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
 from .tasks import check_env, load_agent, read_env_kwargs
 
@@ -56,9 +56,7 @@ class EvaluateArguments:
             given = getattr(self, name) or []
             if len(set(given)) < len(given):
                 raise ValueError(f"--{name} names something twice")
-        for name, least in (("episodes", 1), ("num_envs", 1), ("seed", 0), ("max_new_tokens", 1), ("temperature", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}")
+        require_at_least(self, episodes=1, num_envs=1, seed=0, max_new_tokens=1, temperature=0, history=0)
 
 
 EXAMPLES = """examples:

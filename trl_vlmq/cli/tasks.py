@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium
@@ -59,6 +60,12 @@ def check_env(env: str, kwargs: dict[str, Any], behaviors: Sequence[str] = ()) -
         made.close()
 
 
+def model_errors(name: str) -> AbstractContextManager[None]:
+    """Turns what loading a model raises into one line that names the model."""
+    about = "" if os.path.isdir(name) else "there is no such folder, and as an id of the Hub: "
+    return user_errors(OSError, ValueError, ImportError, about=f"The model {name!r} cannot be loaded: {about}")
+
+
 def load_agent(model: str | None, history: int | None) -> tuple[Backbone, PromptBuilder, str]:
     """A model that acts, how it is asked, and a sentence about that.
 
@@ -69,10 +76,9 @@ def load_agent(model: str | None, history: int | None) -> tuple[Backbone, Prompt
             Past actions in the prompt, if the user says so.
     """
     name = model or tiny_model_path("tiny-babyai")
-    with user_errors(OSError, ValueError):
-        if os.sep in name and name.startswith((os.sep, ".")) and not os.path.isdir(name):
-            raise FileNotFoundError(f"There is no folder {name}.")
+    with model_errors(name):
         backbone = load_backbone(name, attn_implementation=default_attention())
+    with user_errors(OSError, ValueError):
         recorded = load_prompt(name)
         builder = agree_on_prompt(recorded, history)
     return backbone, builder, prompt_note(builder, recorded is not None)

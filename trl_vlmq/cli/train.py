@@ -26,9 +26,9 @@ from trl_vlmq.storage import load_episodes
 from trl_vlmq.trainer import AFSFTTrainer, NonFiniteLossError
 from trl_vlmq.validation import validate_episodes
 
-from .errors import UserError, user_errors
+from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, prompt_note, read_env_kwargs
+from .tasks import check_env, model_errors, prompt_note, read_env_kwargs
 
 
 @dataclass
@@ -55,10 +55,7 @@ class DataArguments:
     def __post_init__(self):
         if not 0 <= self.eval_share < 1:
             raise ValueError("--eval_share must be at least 0 and below 1")
-        for name, least in (("curve_episodes", 1), ("curve_steps", 1), ("history", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} must be at least {least}")
+        require_at_least(self, curve_episodes=1, curve_steps=1, history=0)
 
 
 @dataclass
@@ -94,7 +91,7 @@ SECTIONS = {
     ],
     "training": [
         "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "seed", "bf16", "gradient_checkpointing",
+        "learning_rate", "lr_scheduler_type", "warmup_steps", "seed", "bf16", "activation_checkpointing",
         "logging_steps", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit",
         "resume_from_checkpoint", "report_to", "push_to_hub", "hub_model_id",
     ],
@@ -131,19 +128,22 @@ def main(argv: list[str]) -> None:
 def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -> None:
     """Train, evaluate the losses on held-out episodes, and save."""
     checkpoint = _checkpoint(args)
+    if Path(args.output_dir).is_file():
+        raise UserError(f"--output_dir {args.output_dir} is a file.")
     env_kwargs = read_env_kwargs(data.env_kwargs)
     if data.env is not None:
         check_env(data.env, env_kwargs)
     use_all_cores()
-    set_seed(args.seed)
+    with model_errors(model.base):
+        backbone = model.load()
     dataset, builder = _read(data)
     with user_errors(ValueError):
         train_dataset, eval_dataset = (dataset, None)
         if data.eval_share:
             train_dataset, eval_dataset = split_episodes(dataset, data.eval_share)
 
+    set_seed(args.seed)
     with user_errors(ValueError, OSError):
-        backbone = model.load()
         adapted = isinstance(backbone.model, PeftModel)
         trainer = AFSFTTrainer(
             model=backbone.model,
@@ -158,7 +158,8 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
     if data.env is not None:
         trainer.add_callback(_curve(data, env_kwargs, builder, trainer))
     if trainer.is_world_process_zero():
-        save_prompt(builder, args.output_dir)
+        with user_errors(OSError):
+            save_prompt(builder, args.output_dir)
 
     with user_errors(NonFiniteLossError):
         result = trainer.train(resume_from_checkpoint=checkpoint)
