@@ -6,6 +6,8 @@ import argparse
 from trl_vlmq.importing import FieldMapping, import_logs
 from trl_vlmq.storage import load_episodes
 
+from .errors import user_errors
+
 
 _EPILOG = """
 One line of a log is a turn, an episode with a list of steps, or a conversation. Images are paths or base64. What the
@@ -25,15 +27,21 @@ def main(argv: list[str]) -> None:
             The arguments after `trl-vlmq import`.
     """
     args = _parser().parse_args(argv)
-    mapping = FieldMapping.from_yaml(args.mapping) if args.mapping is not None else None
-    report = import_logs(
-        args.logs, args.output, mapping=mapping, image_root=args.images, strict=args.strict, overwrite=args.overwrite
-    )
-    print(report.to_text())
-    print("Valid    yes: every row of the file was read back and checked")
-    if args.push_to_hub is not None:
-        load_episodes(args.output).push_to_hub(args.push_to_hub, private=True)
-        print(f"Pushed   {args.push_to_hub}")
+    with user_errors(OSError, ValueError):
+        mapping = FieldMapping.from_yaml(args.mapping) if args.mapping is not None else None
+        report = import_logs(
+            args.logs,
+            args.output,
+            mapping=mapping,
+            image_root=args.images,
+            strict=args.strict,
+            overwrite=args.overwrite,
+        )
+        print(report.to_text())
+        print("Valid    yes: every row of the file was read back and checked")
+        if args.push_to_hub is not None:
+            load_episodes(args.output).push_to_hub(args.push_to_hub, private=True)
+            print(f"Pushed   {args.push_to_hub}")
 
 
 def _parser() -> argparse.ArgumentParser:

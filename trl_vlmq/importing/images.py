@@ -91,6 +91,8 @@ def _decoded(text: Any, field: str) -> bytes:
 @lru_cache(maxsize=64)  # the images of a history come again within a few turns
 def _checked(data: bytes) -> bytes:
     with PIL.Image.open(BytesIO(data)) as image:
+        image.verify()  # checksums, which loading may pass over; it leaves the image unusable
+    with PIL.Image.open(BytesIO(data)) as image:
         image.load()
         if image.format in _STORED_FORMATS and stored_mode(image) is image and getattr(image, "n_frames", 1) == 1:
             return data

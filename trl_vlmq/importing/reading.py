@@ -197,10 +197,7 @@ def _facts(records: list[dict[str, Any]], mapping: FieldMapping) -> dict[str, An
             cure = f"write it, or correct `fields.{name}` in the mapping"
             raise LogProblem(mapping.name(name), "is in no line of the episode", cure, f"the fields are {shown}")
     for name in ("behavior", "env_id"):
-        if isinstance(facts[name], str) or (facts[name] is not None and mapping.maps(name)):
-            facts[name] = checked_text(facts[name], mapping.name(name))
-        else:
-            facts[name] = None  # a common name, but something else
+        facts[name] = _label(facts[name], name, mapping)
     return facts
 
 
@@ -218,11 +215,17 @@ def _flag(scope: dict[str, Any], name: str, mapping: FieldMapping) -> bool | Non
 
 
 def _notes(scope: dict[str, Any], mapping: FieldMapping) -> dict[str, Any]:
-    executed = mapping.find("executed_action", scope)
     return {
         "action_is_valid": _flag(scope, "action_is_valid", mapping),
-        "executed_action": None if executed is None else checked_text(executed, mapping.name("executed_action")),
+        "executed_action": _label(mapping.find("executed_action", scope), "executed_action", mapping),
     }
+
+
+def _label(value: Any, name: str, mapping: FieldMapping) -> str | None:
+    """A text; what stands under a common name, unmapped, and is no text is something else."""
+    if value is None or not (isinstance(value, str) or mapping.maps(name)):
+        return None
+    return checked_text(value, mapping.name(name))
 
 
 def _listed(images: Any) -> list[Any]:

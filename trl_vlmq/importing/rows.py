@@ -100,6 +100,9 @@ def rows_of(episode: LoggedEpisode, images: ImageReader, mapping: FieldMapping) 
 
 def _prompt(messages: list[dict], images: ImageReader, mapping: FieldMapping) -> tuple[list[dict], list[dict]]:
     """Messages as they are stored, and the images of their image parts."""
+    if not any(message["content"] for message in messages):
+        cure = "write what the agent was told, or leave the episode out"
+        raise LogProblem(mapping.name("prompt"), "is empty", cure)
     name = mapping.name("images")
     shown = [
         images.read(part["image"], name)
