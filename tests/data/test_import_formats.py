@@ -192,6 +192,12 @@ def test_images_may_stand_in_the_messages_and_rewards_in_a_list(log_folder):
     assert [turn.reward for turn in turns] == [1.0, 2.0, 3.0]
 
 
+def test_the_reward_of_a_conversation_may_lie_deep_in_its_line(log_folder):
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "reward": 9}]
+    log_folder.run({"messages": messages, "meta": {"r": 4}}, fields={"reward": "meta.r"})
+    assert log_folder.episodes()["log-1"].total_reward == 4.0
+
+
 def test_a_tool_call_is_written_out(log_folder):
     call = {"function": {"name": "click", "arguments": '{"x": 3, "name": "Größe"}'}}
     messages = [
@@ -330,6 +336,9 @@ def test_compressed_and_several_files_are_read_and_their_ids_kept_apart(log_fold
         "w1/log.jsonl.gz:1": 2.0,
     }
     assert report.lines == 2
+    two.write_text("{")
+    report = import_logs([one, two], log_folder.folder / "episodes.parquet", overwrite=True)
+    assert next(iter(report.dropped.values())).examples[0].startswith("w1/log.jsonl:1: ")
 
 
 def test_blank_lines_and_a_byte_order_mark_do_not_matter(log_folder):

@@ -42,4 +42,4 @@ def test_ten_times_the_turns_do_not_take_more_memory(tmp_path):
     images = 20_000 * 32 * 32 * 3
     assert (tmp_path / "20000" / "episodes.parquet").stat().st_size > images
     # 18,000 more turns are 70 MiB of log and 53 MiB of images.
-    assert peaks[20_000] - peaks[2_000] < 20 * 2**20
+    assert peaks[20_000] - peaks[2_000] < 30 * 2**20

@@ -41,12 +41,15 @@ class Log:
     Args:
         path (`Path`):
             The file.
+        label (`str`):
+            What it is called in messages.
         prefix (`str`):
             What the ids of its episodes are prefixed with, so that they are unique among several files.
     """
 
-    def __init__(self, path: Path, prefix: str):
+    def __init__(self, path: Path, label: str, prefix: str):
         self.path = path
+        self.label = label
         self.prefix = prefix
 
     def lines(self, label: str) -> Iterator[Line]:
@@ -62,12 +65,12 @@ class Log:
                 for number, text in enumerate(file, start=1):
                     bar.update(raw.tell() - bar.n)
                     if text.strip():
-                        yield _line(f"{self.path.name}:{number}", text)
+                        yield _line(f"{self.label}:{number}", text)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 problem = LogProblem(
                     "(line)", "the compressed file is damaged from here on", "copy it again", str(error)
                 )
-                yield Line(f"{self.path.name}:{number + 1}", {}, problem)
+                yield Line(f"{self.label}:{number + 1}", {}, problem)
 
 
 def open_logs(paths: Sequence[str | Path]) -> list[Log]:
@@ -80,7 +83,7 @@ def open_logs(paths: Sequence[str | Path]) -> list[Log]:
 
     Returns:
         `list[Log]`: the episodes of one file keep their ids; those of several are prefixed with the part of the path
-        in which the files differ, `worker0/log:17`.
+        in which the files differ, `worker0/log.jsonl:17`.
 
     Raises:
         FileNotFoundError: If one of them is not a file.
@@ -90,13 +93,13 @@ def open_logs(paths: Sequence[str | Path]) -> list[Log]:
         if not file.is_file():
             raise FileNotFoundError(f"There is no log file {str(file)!r}.")
     if len(files) == 1:
-        return [Log(files[0], "")]
+        return [Log(files[0], files[0].name, "")]
     resolved = [file.resolve() for file in files]
     if len(set(resolved)) < len(resolved):
         raise ValueError("A log file is given twice.")
     common = os.path.commonpath([file.parent for file in resolved])
     names = [file.relative_to(common).as_posix() for file in resolved]
-    return [Log(file, f"{name}:") for file, name in zip(files, names, strict=True)]
+    return [Log(file, name, f"{name}:") for file, name in zip(files, names, strict=True)]
 
 
 def _line(where: str, text: bytes) -> Line:

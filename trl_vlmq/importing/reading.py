@@ -116,7 +116,8 @@ def read_episode(group: Group, form: str, mapping: FieldMapping, first_number: i
     facts = _facts([record] if form == "episodes" else [line.record for line in group.lines], mapping)
     episode = LoggedEpisode(group.episode_id, turns, facts)
     if form == "episodes":
-        _reward_of_record(record, facts, mapping)
+        if facts["episode_reward"] is None and not mapping.maps("reward"):
+            facts["episode_reward"] = record.get("reward")  # of the line, not of a step
         for name, value in _flags(record, mapping).items():
             if turns[-1].flags[name] is None:
                 turns[-1].flags[name] = value
@@ -167,7 +168,8 @@ def _from_messages(group: Group, mapping: FieldMapping) -> LoggedEpisode:
         for prompt, (_, answer), raw in zip(prompts, answers, scoped, strict=True)
     ]  # fmt: skip
     facts = _facts([record], mapping)
-    _reward_of_record(record, facts, mapping)
+    if facts["episode_reward"] is None and not mapping.maps("episode_reward"):
+        facts["episode_reward"] = mapping.find("reward", record)
     for flag, value in _flags(record, mapping).items():
         if turns[-1].flags[flag] is None:
             turns[-1].flags[flag] = value
@@ -178,12 +180,6 @@ def _from_messages(group: Group, mapping: FieldMapping) -> LoggedEpisode:
 def _own_reward(message: dict[str, Any], mapping: FieldMapping) -> Any:
     """A message has the reward of its turn under that very name; a mapped one is a field of the line."""
     return message.get("reward") if not mapping.maps("reward") else None
-
-
-def _reward_of_record(record: dict[str, Any], facts: dict[str, Any], mapping: FieldMapping) -> None:
-    """A `reward` of the line, not of a step, is the episode's."""
-    if facts["episode_reward"] is None and not mapping.maps("episode_reward"):
-        facts["episode_reward"] = record.get(mapping.name("reward"))
 
 
 def _facts(records: list[dict[str, Any]], mapping: FieldMapping) -> dict[str, Any]:
