@@ -243,6 +243,10 @@ class VLMActorCritic(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
+    def create_or_update_model_card(self, folder: str) -> None:
+        """Called by [`~transformers.Trainer`] where the model is an adapter."""
+        self.model.create_or_update_model_card(folder)
+
     def activation_checkpointing_enable(self, **kwargs) -> None:
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable(**kwargs)

@@ -26,8 +26,10 @@ def read_env_kwargs(text: str | None) -> dict[str, Any]:
         kwargs = yaml.safe_load(text) if text else {}
     except yaml.YAMLError as error:
         raise UserError(f"--env_kwargs {text!r} is not YAML or JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(kwargs, dict):
-        raise UserError(f"--env_kwargs {text!r} does not name its arguments; write '{{max_steps: 20}}', for example.")
+    if not isinstance(kwargs, dict) or not all(str(name).isidentifier() for name in kwargs):
+        raise UserError(
+            f"--env_kwargs {text!r} does not name its arguments; write '{{max_steps: 20}}', for example, with the space."
+        )
     return kwargs
 
 
