@@ -4,6 +4,8 @@
 import dataclasses
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,22 @@ def test_our_arguments_come_first_and_the_inherited_ones_do_not_drown_them(run):
     assert "--adam_beta1" not in text and "--help_all" in text
     assert "embedded tiny-babyai" in text
     assert len(text.splitlines()) < 160
+
+
+def test_the_documented_commands_and_configuration_are_accepted(run, yaml_file, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
+    seen = []
+    for module in (collect, evaluate, train):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, name, lambda *arguments, name=name: seen.append(name))
+    texts = [page, *(module.EXAMPLES for module in (collect, evaluate, train))]
+    for text in texts:
+        for line in re.findall(
+            r"^ *(?:\S+ launch -m trl_vlmq.cli|trl-vlmq) (.+)$", text.replace("\\\n", ""), re.MULTILINE
+        ):
+            argv = shlex.split(line.partition("#")[0])
+            if "--config" not in argv:
+                assert run("", *argv)[0] == 0, line
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert run("train --config", yaml_file(config))[0] == 0
+    assert {name: seen.count(name) for name in seen} == {"collect": 3, "train": 5, "evaluate": 4}
