@@ -98,8 +98,8 @@ def load_episodes(path: str | Path) -> Dataset:
 
     Args:
         path (`str` or `Path`):
-            A Parquet file; a folder laid out as a dataset of the Hub (Parquet files in `data/`); or, if there is
-            neither, the id of a dataset on the Hub, `"user/name"`.
+            A Parquet file; a folder of them, which may be laid out as a dataset of the Hub (`data/train-*.parquet`;
+            other splits are passed over); or, if there is neither, the id of a dataset on the Hub, `"user/name"`.
 
     Returns:
         [`~datasets.Dataset`]: memory-mapped from the cache of `datasets`, with all columns of [`~columns.FEATURES`].
@@ -108,7 +108,7 @@ def load_episodes(path: str | Path) -> Dataset:
         FileNotFoundError: If there is no such file, folder or dataset, or the Hub cannot be reached.
     """
     if Path(path).is_dir():
-        return prepare_episodes(load_dataset(str(path), split="train"))
+        return prepare_episodes(Dataset.from_parquet(_train_files(Path(path))))
     if Path(path).exists() or not _is_repo_id(str(path)):
         return prepare_episodes(Dataset.from_parquet(str(path)))
     try:
@@ -118,6 +118,14 @@ def load_episodes(path: str | Path) -> Dataset:
             f"{str(path)!r} is no file or folder here, and as a dataset of the Hub it cannot be read: {error}"
         ) from error
     return prepare_episodes(dataset)
+
+
+def _train_files(folder: Path) -> list[str]:
+    """The Parquet files of the split `train`, or all if none is named so."""
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"There is no Parquet file in the folder {str(folder)!r}.")
+    return [str(file) for file in files if file.name.startswith("train")] or [str(file) for file in files]
 
 
 def _is_repo_id(path: str) -> bool:

@@ -121,11 +121,24 @@ def test_mistakes_on_the_command_line_are_one_line_and_an_exit_code(tmp_path):
 def test_a_folder_laid_out_as_a_dataset_repository_loads(imported, tmp_path):
     (tmp_path / "data").mkdir()
     load_episodes(imported).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    load_episodes(imported).select([0]).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     loaded = load_episodes(tmp_path)
     assert loaded.features == FEATURES
     validate_episodes(loaded)
     assert loaded["completion"][:] == load_episodes(imported)["completion"][:]
+
+
+def test_a_folder_of_imports_loads_beside_their_reports(imported, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.parquet").write_bytes(imported.read_bytes())
+        (tmp_path / f"{name}.parquet.report.json").write_bytes(
+            imported.with_name(f"{imported.name}.report.json").read_bytes()
+        )
+    assert len(load_episodes(tmp_path)) == 2 * 186
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no Parquet file in the folder"):
+        load_episodes(tmp_path / "empty")
 
 
 def test_a_name_that_is_no_file_is_looked_for_on_the_hub(imported, monkeypatch):
