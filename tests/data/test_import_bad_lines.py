@@ -200,6 +200,14 @@ def test_a_log_that_was_cut_while_it_was_written_loses_its_last_episode(log_fold
     told(report, "log.jsonl:4", "(line)", "is not JSON", "one complete JSON object")
 
 
+def test_half_a_character_in_an_id_or_a_name_is_reported_like_any_problem(log_folder):
+    steps = '"steps": [{"prompt": "p", "completion": "c", "reward": 1}]'
+    report = log_folder.run(f'{{"id": "a", {steps}}}', f'{{"id": "\\ud83d", {steps}}}', '{"id": "b", "\\ud83d": 1}')
+    assert list(log_folder.episodes()) == ["a"]
+    assert report.dropped["episode_id: has a text with half a character"].count == 1
+    assert "the fields are id, \\ud83d" in report.dropped["steps: is missing"].examples[0]
+
+
 def test_strict_stops_at_the_first_problem_and_writes_nothing(log_folder):
     with pytest.raises(ValueError, match=re.escape("log.jsonl:2: field 'reward': is not a number ('x'). Cure: ")):
         log_folder.run(GOOD, line(0, reward="x"), strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .lines import Line
 from .mapping import FieldMapping
+from .messages import checked_text
 from .problems import LogProblem
 
 
@@ -218,7 +219,7 @@ def _owner(line: Line, mapping: FieldMapping, required: bool = False) -> str | N
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         cure = "write a text or a whole number"
         raise LogProblem(mapping.name("episode_id"), "is not an id", cure, f"{str(value)[:40]!r}")
-    return str(value)
+    return checked_text(str(value), mapping.name("episode_id"))
 
 
 def _begins(line: Line, mapping: FieldMapping, survey: Survey) -> bool:

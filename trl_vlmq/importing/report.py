@@ -108,6 +108,7 @@ class ImportReport:
 
     def drop(self, reason: str, message: str) -> None:
         """Count an episode that is not."""
+        reason, message = (text.encode("utf-8", "backslashreplace").decode() for text in (reason, message))
         if reason not in self.dropped and len(self.dropped) >= _REASONS:
             reason = "other reasons"
         dropped = self.dropped.setdefault(reason, Dropped())
