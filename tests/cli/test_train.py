@@ -160,7 +160,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_is_130(user_folder):
     try:
         assert any("'loss'" in text for text in process.stdout), process.stderr.read()  # a first step is done
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     (checkpoint,) = (user_folder / "stopped").glob("checkpoint-*")

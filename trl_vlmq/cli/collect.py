@@ -93,7 +93,7 @@ def collect(arguments: CollectArguments) -> None:
     if mixture:
         policy = BehaviorPolicy(mixture)
         builder = PromptBuilder(history=arguments.history or 0)
-        note = prompt_note(builder, recorded=False)
+        note = prompt_note(builder)
     else:
         backbone, builder, note = load_agent(arguments.model, arguments.history)
         policy = VLMPolicy(backbone, arguments.temperature, arguments.max_new_tokens)

@@ -83,10 +83,11 @@ def load_agent(model: str | None, history: int | None) -> tuple[Backbone, Prompt
     with user_errors(OSError, ValueError):
         recorded = load_prompt(name)
         builder = agree_on_prompt(recorded, history)
-    return backbone, builder, prompt_note(builder, recorded is not None)
+    return backbone, builder, prompt_note(builder, found=recorded is not None)
 
 
-def prompt_note(builder: PromptBuilder, recorded: bool) -> str:
-    """How prompts are made, and who says so."""
+def prompt_note(builder: PromptBuilder, *, found: bool | None = None) -> str:
+    """How prompts are made, and whether a record of data or model says so (`None`: there is neither yet)."""
     settings = ", ".join(f"{name}={value}" for name, value in builder.to_dict().items())
-    return f"prompts: {settings} ({'as recorded' if recorded else 'nothing is recorded'})"
+    source = {True: " (as recorded)", False: " (nothing is recorded)", None: ""}[found]
+    return f"prompts: {settings}{source}"

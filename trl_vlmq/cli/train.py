@@ -200,7 +200,7 @@ def _read(data: DataArguments) -> tuple[Dataset, PromptBuilder]:
         if PartialState().is_main_process:
             validate_episodes(dataset)  # here, so that the rows it names are those of the file
             print(logs_table(describe_logs(dataset)))
-            print(f"\n{prompt_note(builder, recorded is not None)}")
+            print(f"\n{prompt_note(builder, found=recorded is not None)}")
     return dataset, builder
 
 
