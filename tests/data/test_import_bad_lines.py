@@ -40,6 +40,9 @@ TURNS = {
     "half a character": (['{"episode_id": "bad", "turn": 0, "prompt": "\\ud83d", "completion": "c", "reward": 1}'], 2,
                          "prompt", "half a character", "UTF-8"),
     "nan reward": ([line(0, reward=float("nan"))], 2, "reward", "not a finite number", "environment"),
+    "nan reward of an action that is lost": (
+        [line(0), line(1), line(2, reward=float("nan"), truncated=True)], 4, "reward", "not a finite number", "environment",
+    ),
     "huge reward": ([line(0), line(1, reward=1e39)], 3, "reward", "1e+39", "environment"),
     "reward of 400 digits": ([line(0, reward=10**400)], 2, "reward", "not a finite number", "environment"),
     "text as reward": ([line(0, reward="0.5")], 2, "reward", "not a number ('0.5')", "write a number"),
@@ -240,6 +243,8 @@ def test_files_that_are_not_there_are_named(log_folder):
         import_logs(log_folder.folder / "none.jsonl", output)
     with pytest.raises(FileNotFoundError, match="no image folder 'shots'"):
         import_logs(log_folder.write(GOOD), output, image_root="shots")
+    with pytest.raises(FileNotFoundError, match="no mapping file 'none.yaml'"):
+        FieldMapping.from_yaml("none.yaml")
     with pytest.raises(ValueError, match="given twice"):
         import_logs([log_folder.write(GOOD)] * 2, output)
 

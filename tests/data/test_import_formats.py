@@ -263,6 +263,15 @@ def test_a_cut_off_episode_without_final_observation_gives_its_last_turn_for_it(
     assert [turn.reward for turn in scored.turns] == [0.0, 5.0]
 
 
+def test_a_cut_off_conversation_that_ends_with_an_answer_loses_it_with_its_reward(log_folder):
+    messages = [{"role": role, "content": f"{role[0]}{i}"} for i in range(3) for role in ("user", "assistant")]
+    report = log_folder.run({"messages": messages, "rewards": [1, 2, 4], "truncated": True})
+    (episode,) = log_folder.episodes().values()
+    assert [turn.reward for turn in episode.turns] == [1.0, 2.0]
+    assert "".join(message["content"][0]["text"] for message in episode.turns[-1].final_prompt) == "u0a0u1a1u2"
+    assert report.lost_last_actions == 1
+
+
 def test_what_follows_the_last_answer_is_the_final_observation_of_a_cut_off_conversation(log_folder):
     messages = [*conversation(), {"role": "user", "content": "u3"}]
     for part in (messages[1]["content"][0], messages[3]["content"][1]):
@@ -282,7 +291,7 @@ def test_what_follows_the_last_answer_is_the_final_observation_of_a_cut_off_conv
 
 
 @pytest.mark.parametrize(
-    "form", ["path", "absolute", "file", "base64", "data", "bytes", "dict", "palette", "cmyk", "gif"]
+    "form", ["path", "absolute", "file", "base64", "data", "bytes", "dict", "palette", "cmyk", "gif", "short"]
 )
 def test_an_image_may_be_given_in_many_ways(log_folder, form):
     path = log_folder.folder / log_folder.image("shots a.png", 153)
@@ -298,6 +307,7 @@ def test_an_image_may_be_given_in_many_ways(log_folder, form):
         "palette": log_folder.image("p.png", 153, "P"),
         "cmyk": log_folder.image("c.jpg", 153, "CMYK"),
         "gif": log_folder.image("g.gif", 153, "L"),
+        "short": log_folder.image("R0lGOD.png", 153),
     }[form]
     log_folder.run(line("a", 0, reward=1, image=value))
     (picture,) = log_folder.episodes()["a"].turns[0].images

@@ -118,6 +118,8 @@ class FieldMapping:
             FileNotFoundError: If there is no such file.
             ValueError: If it is no such YAML; the message names the key.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no mapping file {str(path)!r}.")
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
