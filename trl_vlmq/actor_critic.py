@@ -119,20 +119,23 @@ class VLMActorCritic(nn.Module):
         logp = logp_all.gather(-1, actions[:, None])[:, 0]
         entropy = torch.special.entr(logp_all.detach().exp()).sum(-1)
         if self.critic is None:
-            q, v, v_target = torch.zeros_like(logp)[None], torch.zeros_like(logp), torch.zeros_like(logp)
+            q = torch.zeros_like(logp)[None]
+            v = v_target = q_target = torch.zeros_like(logp)
         else:
             q_all = self.critic(states if self.critic_trunk_gradient else states.detach())
             q = q_all.gather(-1, actions[None, :, None].expand(len(q_all), -1, 1))[..., 0]
             with torch.set_grad_enabled(self.objective.actor_objective == "epg" and torch.is_grad_enabled()):
                 v = (logp_all.exp() * q_all.detach().mean(0)).sum(-1)
-            v_target = self._target_value(states, logp_all)
+            q_target_all = self._target_q(states)
+            v_target = (logp_all.detach().exp() * q_target_all).sum(-1)
+            q_target = q_target_all.gather(-1, actions[:, None])[:, 0]
 
         def spread(x: torch.Tensor) -> torch.Tensor:
             return x.new_zeros(*x.shape[:-1], *mask.shape).masked_scatter(mask, x)
 
         values = TokenValues(
             logp=spread(logp), entropy=spread(entropy.to(logp.dtype)), q=spread(q), v=spread(v),
-            v_target=spread(v_target), mask=mask,
+            v_target=spread(v_target), q_target=spread(q_target), mask=mask,
         )  # fmt: skip
         return values, values.v_target[:, 0]
 
@@ -140,7 +143,7 @@ class VLMActorCritic(nn.Module):
     def state_values(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Vbar of the first state of each turn, [B]: the bootstrap forward over observations only."""
         states, logits = self.backbone.forward(inputs, keep=1)
-        return self._target_value(states[:, 0], self._log_policy(logits[:, 0]))
+        return (self._log_policy(logits[:, 0]).exp() * self._target_q(states[:, 0])).sum(-1)
 
     def _log_policy(self, logits: torch.Tensor) -> torch.Tensor:
         """log pi over valid tokens, [N, vocabulary], at least float32."""
@@ -149,9 +152,9 @@ class VLMActorCritic(nn.Module):
             logits = logits.masked_fill(~self.valid_tokens, float("-inf"))
         return logits.log_softmax(-1)
 
-    @torch.no_grad()
-    def _target_value(self, states: torch.Tensor, logp_all: torch.Tensor) -> torch.Tensor:
-        return (logp_all.exp() * self.target_critic(states).mean(0)).sum(-1)
+    def _target_q(self, states: torch.Tensor) -> torch.Tensor:
+        """Qbar(s, .), [N, vocabulary], no gradient."""
+        return self.target_critic(states).mean(0)
 
     # ---- Loss ----
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from .losses import ACTOR_OBJECTIVES, Objective
+from .losses import ACTOR_OBJECTIVES, TD_HORIZONS, Objective
 from .schedules import FilterSchedule
 
 
@@ -29,7 +29,8 @@ class AFSFTConfig(TrainingArguments):
         token_gamma (`float`, *optional*, defaults to `1.0`):
             Discount per token inside a turn (ours).
         td_horizon (`str`, *optional*, defaults to `"turn"`):
-            `"token"` bootstraps from the next token (paper), `"turn"` from the next turn (ours).
+            `"token"` bootstraps from the next token (paper), `"turn"` from the next turn, `"tree_backup"` from both
+            (ours).
         reward_scale (`float`, *optional*, defaults to `5.0`):
             Multiplies rewards before the critic sees them (ours).
         critic_hidden_size (`int`, *optional*):
@@ -96,8 +97,9 @@ class AFSFTConfig(TrainingArguments):
         default="turn",
         metadata={
             "help": "'token': the one-step rule of the paper, each token bootstraps from the next. 'turn': every token "
-            "sees the turn's reward and the next turn's value at once (ours); faster, biased inside the turn.",
-            "choices": ["token", "turn"],
+            "sees the turn's reward and the next turn's value at once (ours); faster, biased inside the turn. "
+            "'tree_backup': as fast where the policy agrees with the log, unbiased where it does not (ours).",
+            "choices": list(TD_HORIZONS),
         },
     )
     reward_scale: float = field(
@@ -184,7 +186,7 @@ class AFSFTConfig(TrainingArguments):
 
     def _check(self) -> None:
         for name, options in (
-            ("td_horizon", ("token", "turn")),
+            ("td_horizon", TD_HORIZONS),
             ("actor_objective", ACTOR_OBJECTIVES),
             ("actor_normalizer", ("tokens", "kept")),
             ("advantage_baseline", ("online", "target")),

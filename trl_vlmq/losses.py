@@ -11,6 +11,7 @@ import torch
 
 
 ACTOR_OBJECTIVES = ("afsft", "sft", "random_filter", "epg", "awr")
+TD_HORIZONS = ("token", "turn", "tree_backup")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class TokenValues:
         q (`torch.Tensor`): Q(s, a) of each critic, [C, B, n], with gradient to the critic.
         v (`torch.Tensor`): sum_a pi(a|s) Q(s, a), [B, n]; gradient to the actor only, and only under "epg".
         v_target (`torch.Tensor`): sum_a pi(a|s) Qbar(s, a), [B, n], no gradient.
+        q_target (`torch.Tensor`): Qbar(s, a), [B, n], no gradient.
         mask (`torch.Tensor`): True on action tokens, [B, n].
     """
 
@@ -54,12 +56,13 @@ class TokenValues:
     q: torch.Tensor
     v: torch.Tensor
     v_target: torch.Tensor
+    q_target: torch.Tensor
     mask: torch.Tensor
 
     def __post_init__(self):
         shape = self.mask.shape
         assert self.mask.dtype == torch.bool and self.q.shape[1:] == shape, (self.mask.dtype, self.q.shape, shape)
-        assert all(x.shape == shape for x in (self.logp, self.entropy, self.v, self.v_target))
+        assert all(x.shape == shape for x in (self.logp, self.entropy, self.v, self.v_target, self.q_target))
 
 
 def td_targets(
@@ -77,7 +80,8 @@ def td_targets(
         terminated (`torch.Tensor`):
             True where the environment ended the episode, [B]. Truncation is not termination.
         objective ([`Objective`]):
-            `gamma`, `token_gamma`, `td_horizon` ("token": the paper's one-step rule; "turn": ours), `reward_scale`.
+            `gamma`, `token_gamma`, `td_horizon` ("token": the paper's one-step rule; "turn" and "tree_backup": ours),
+            `reward_scale`.
     """
     mask, v_target = values.mask, values.v_target
     n = mask.shape[1]
@@ -88,11 +92,32 @@ def td_targets(
     last = mask.sum(1, keepdim=True) - 1  # [B, 1]
     if objective.td_horizon == "turn":
         y = objective.token_gamma ** (last - position).clamp(min=0).to(v_target) * turn_target
-    else:
+    elif objective.td_horizon == "token":
         following = torch.cat([v_target[:, 1:], torch.zeros_like(v_target[:, :1])], dim=1)
         y = torch.where(position == last, turn_target, objective.token_gamma * following)
+    else:
+        y = _tree_backup(values, turn_target, objective.token_gamma)
     assert y.shape == mask.shape
     return y.detach() * mask
+
+
+def _tree_backup(values: TokenValues, turn_target: torch.Tensor, token_gamma: float) -> torch.Tensor:
+    """Targets [B, n] from the end of a turn, [B, 1], by Tree Backup (Precup, Sutton and Singh 2000): from last to first
+
+        y^i = token_gamma * (Vbar(s^{i+1}) + pi(a^{i+1}|s^{i+1}) * (y^{i+1} - Qbar(s^{i+1}, a^{i+1})))
+
+    Where the policy is sure of what the log says next, the turn's end comes through at once; where it is not, the
+    other tokens count with their own values, so that the fixed point is the policy's value whoever wrote the log.
+    """
+    probability = values.logp.detach().exp()
+    y = torch.zeros_like(values.v_target)
+    after = turn_target[:, 0]
+    for i in reversed(range(y.shape[1])):
+        present = values.mask[:, i]
+        y[:, i] = after
+        backed_up = token_gamma * (values.v_target[:, i] + probability[:, i] * (after - values.q_target[:, i]))
+        after = torch.where(present, backed_up, after)
+    return y
 
 
 def critic_loss(values: TokenValues, y: torch.Tensor, num_tokens: torch.Tensor | float) -> torch.Tensor:

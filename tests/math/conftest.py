@@ -35,6 +35,7 @@ class RowValues:
     q: np.ndarray  # [C, n]
     v: np.ndarray  # [n]
     v_target: np.ndarray  # [n]
+    q_target: np.ndarray  # [n]
 
 
 class Reference:
@@ -91,7 +92,7 @@ class Reference:
         entropy = -np.where(pi > 0, pi * np.where(pi > 0, log_pi, 0), 0).sum(-1)
         if self.actor_critic.critic is None:
             zero = np.zeros(len(action))
-            return RowValues(log_pi[taken], entropy, zero[None], zero, zero)
+            return RowValues(log_pi[taken], entropy, zero[None], zero, zero, zero)
         q = self.q_values(self.actor_critic.critic, states)
         q_target = self.q_values(self.actor_critic.target_critic, states)
         return RowValues(
@@ -100,6 +101,7 @@ class Reference:
             q=np.stack([head[taken] for head in q]),
             v=(pi * q.mean(0)).sum(-1),
             v_target=(pi * q_target.mean(0)).sum(-1),
+            q_target=q_target.mean(0)[taken],
         )
 
     def first_value(self, prompt: list[dict], images: list) -> float:
@@ -129,25 +131,33 @@ class Reference:
         return self.first_value(following.prompt, following.images)
 
 
-def slow_targets(objective: Objective, v_target: list[float], reward: float, next_value: float) -> list[float]:
+def row_of(values, b: int, n: int) -> SimpleNamespace:
+    """The n tokens of row b of the package's values, as [`slow_targets`] takes them."""
+    return SimpleNamespace(
+        **{name: getattr(values, name)[b, :n].tolist() for name in ("logp", "v_target", "q_target")}
+    )
+
+
+def slow_targets(objective: Objective, values, reward: float, next_value: float) -> list[float]:
     """TD targets of one turn, by the formulas of the design: a loop, no tensors.
 
-    `next_value` is already 0 after a termination.
+    `values` has sequences `logp`, `v_target` and `q_target` of n floats; `next_value` is already 0 after a termination.
     """
-    n = len(v_target)
+    n = len(values.v_target)
     turn_target = objective.reward_scale * reward + objective.gamma * next_value
-    targets = []
-    for i in range(1, n + 1):
+
+    def target(i: int) -> float:
+        """Of token i, counted from 1."""
         if objective.td_horizon == "turn":
-            y = turn_target
-            for _ in range(n - i):
-                y *= objective.token_gamma
-        elif i < n:
-            y = objective.token_gamma * v_target[i]  # list position i is token i + 1
-        else:
-            y = turn_target
-        targets.append(float(y))
-    return targets
+            return turn_target * math.prod([objective.token_gamma] * (n - i))
+        if i == n:
+            return turn_target
+        following = values.v_target[i]  # list position i is token i + 1
+        if objective.td_horizon == "tree_backup":
+            following += math.exp(values.logp[i]) * (target(i + 1) - values.q_target[i])
+        return objective.token_gamma * following
+
+    return [float(target(i)) for i in range(1, n + 1)]
 
 
 class TableModel(nn.Module):
@@ -295,6 +305,7 @@ def slow() -> SimpleNamespace:
     return SimpleNamespace(
         Reference=Reference,
         TableBackbone=TableBackbone,
+        row=row_of,
         targets=slow_targets,
         make_episodes=make_episodes,
         make_images=make_images,

@@ -15,7 +15,7 @@ from trl_vlmq.losses import Objective
 from trl_vlmq.replay import ReplayBuffer
 
 
-FIELDS = ("logp", "entropy", "q", "v", "v_target")
+FIELDS = ("logp", "entropy", "q", "v", "v_target", "q_target")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from trl_vlmq.collator import TokenTDCollator
 from trl_vlmq.columns import prepare_episodes
 from trl_vlmq.episodes import episodes_to_dataset
-from trl_vlmq.losses import Objective
+from trl_vlmq.losses import TD_HORIZONS, Objective
 from trl_vlmq.replay import ReplayBuffer
 from trl_vlmq.token_metrics import token_columns
 
@@ -43,7 +43,7 @@ def expected_targets(slow, make_actor_critic, episodes):
         return [
             slow.targets(
                 objective,
-                reference.turn_values(episode.turns[index]).v_target.tolist(),
+                reference.turn_values(episode.turns[index]),
                 episode.turns[index].reward,
                 reference.next_value(episode, index),
             )
@@ -62,7 +62,7 @@ def batch_targets(model, batch: dict) -> dict[int, list[float]]:
     return {row: column[end - n : end] for row, n, end in zip(batch["row"].tolist(), lengths, ends, strict=True)}
 
 
-@pytest.mark.parametrize("td_horizon", ["token", "turn"])
+@pytest.mark.parametrize("td_horizon", TD_HORIZONS)
 def test_targets_are_the_same_however_episodes_are_cut_into_segments(
     make_actor_critic, dataset, expected_targets, td_horizon
 ):
@@ -174,7 +174,5 @@ def test_sampled_tokens_are_used_as_they_were_sampled(slow, make_actor_critic, t
     batch = collate(list(ReplayBuffer(prepare_episodes(episodes_to_dataset(episodes)), 2)))
     assert batch["labels"][0][batch["labels"][0] != -100].tolist() == ids
     turn = episodes[0].turns[0]
-    expected = slow.targets(
-        objective, reference.turn_values(turn).v_target.tolist(), turn.reward, reference.next_value(episodes[0], 0)
-    )
+    expected = slow.targets(objective, reference.turn_values(turn), turn.reward, reference.next_value(episodes[0], 0))
     assert batch_targets(model, batch)[0] == pytest.approx(expected, abs=1e-5)

@@ -140,7 +140,7 @@ SETTINGS = [
     {"actor_normalizer": "tokens", "advantage_baseline": "online", "td_horizon": "token", "num_critics": 1},
     {"actor_normalizer": "kept", "advantage_baseline": "target", "td_horizon": "turn", "num_critics": 2},
     {"actor_normalizer": "kept", "advantage_baseline": "online", "td_horizon": "token", "num_critics": 2},
-    {"actor_normalizer": "tokens", "advantage_baseline": "target", "td_horizon": "turn", "num_critics": 1},
+    {"actor_normalizer": "tokens", "advantage_baseline": "target", "td_horizon": "tree_backup", "num_critics": 1},
 ]
 
 
@@ -177,9 +177,7 @@ def test_loss_and_gradient_are_those_of_the_formula(slow, build, actor_objective
             target = [
                 y
                 for b, n in enumerate(mask.sum(1).tolist())
-                for y in slow.targets(
-                    objective, values.v_target[b, :n].tolist(), batch["reward"][b].item(), following[b]
-                )
+                for y in slow.targets(objective, slow.row(values, b, n), batch["reward"][b].item(), following[b])
             ]
             advantages = sorted((values.q.mean(0)[mask] - torch.tensor(baseline)).tolist())
             # Half-way between two tokens, so that rounding moves none across.

@@ -82,9 +82,7 @@ def token_table(slow, trainer: AFSFTTrainer, endings, seed: int) -> list[dict[st
     for episode in slow.make_episodes(endings, seed=seed):
         for index, turn in enumerate(episode.turns):
             values = reference.turn_values(turn)
-            y = np.array(
-                slow.targets(objective, values.v_target.tolist(), turn.reward, reference.next_value(episode, index))
-            )
+            y = np.array(slow.targets(objective, values, turn.reward, reference.next_value(episode, index)))
             baseline = values.v if objective.advantage_baseline == "online" else values.v_target
             table.append(
                 {

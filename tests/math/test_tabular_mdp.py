@@ -161,11 +161,12 @@ def test_the_one_step_rule_finds_the_value_of_the_policy(process, evaluated):
     assert error < 1e-4, error
 
 
-def test_the_one_step_rule_does_not_depend_on_who_acted(slow, process):
+@pytest.mark.parametrize("td_horizon", ["token", "tree_backup"])
+def test_the_paper_s_rule_and_tree_backup_do_not_depend_on_who_acted(slow, process, td_horizon):
     """Off-policy: how often the log repeats an action changes the weighting of errors, not what they vanish at."""
     rng = np.random.default_rng(0)
     skewed = Process(process.following, process.reward, process.logits, rng.integers(1, 4, process.count.shape))
-    model = build(slow, skewed, td_horizon="token")
+    model = build(slow, skewed, td_horizon=td_horizon)
     train(model, skewed.batch(), model.critic.parameters(), steps=1200, lr=5e-3)
     error = np.abs(learned_q(model) - process.q_of_policy(process.pi))[REACHABLE].max()
     assert error < 1e-4, error

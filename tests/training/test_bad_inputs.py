@@ -254,7 +254,7 @@ def test_an_adapter_of_the_users_own_elsewhere_is_fine(make_trainer, tiny_vlm, t
     "option, value, message",
     [
         ("actor_objective", "ppo", "actor_objective='ppo': choose one of afsft, sft, random_filter, epg, awr"),
-        ("td_horizon", "episode", "choose one of token, turn"),
+        ("td_horizon", "episode", "choose one of token, turn, tree_backup"),
         ("actor_normalizer", "none", "choose one of tokens, kept"),
         ("advantage_baseline", "mean", "choose one of online, target"),
         ("gamma", 1.5, r"gamma=1.5 lies outside of \[0, 1\]"),
