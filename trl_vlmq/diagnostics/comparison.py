@@ -52,13 +52,12 @@ def plot_comparison(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    colors = {"sft": "#7f8c9b", "afsft": "#c8442b"}
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     for name, points in curves.items():
         steps, rate, low, high = zip(*points, strict=True)
-        color = colors.get(name)
+        color = _color(name)
         (line,) = left.plot(steps, [100 * r for r in rate], marker="o", markersize=4, label=name.upper(), color=color)
         left.fill_between(
             steps, [100 * x for x in low], [100 * x for x in high], alpha=0.15, color=line.get_color(), linewidth=0
@@ -74,8 +73,7 @@ def plot_comparison(
         result = results[name]
         low, high = result.success_interval
         rate = result.success_rate
-        color = next((c for key, c in colors.items() if name.lower().startswith(key)), "#c9c2b4")
-        right.barh(i, 100 * rate, color=color, height=0.7)
+        right.barh(i, 100 * rate, color=_color(name) or "#c9c2b4", height=0.7)
         right.errorbar(
             100 * rate, i, xerr=[[100 * max(0.0, rate - low)], [100 * max(0.0, high - rate)]],
             color="black", capsize=3, linewidth=1,
@@ -94,3 +92,8 @@ def plot_comparison(
     figure.suptitle(title)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _color(name: str) -> str | None:
+    """Colour of a policy by the objective that its name begins with."""
+    return next((c for key, c in {"sft": "#7f8c9b", "afsft": "#c8442b"}.items() if name.lower().startswith(key)), None)
