@@ -210,6 +210,8 @@ def test_the_prompt_text_is_short(make_babyai):
         "Actions: turn left, turn right, go forward, pick up, drop, toggle.",
         'Answer with {"action": "..."}',
     ]
+    short, _ = make_babyai("GoToLocal", list_actions=False).reset(seed=0)
+    assert short["text"] == observation["text"].splitlines()[0]
 
 
 def test_generating_levels_prints_nothing(capfd):
