@@ -1,0 +1,81 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Several training seeds of examples/train_babyai.py as one result: table, difference with its interval, figure.
+
+    for seed in 0 1 2; do
+        accelerate launch examples/train_babyai.py --seed $seed --eval_episodes 1000 --output_dir outputs/seed$seed
+    done
+    python examples/pool_seeds.py outputs/seed0 outputs/seed1 outputs/seed2
+
+A seed may lie in several folders, one for each of its `--objectives`.
+
+The held-out episodes are the same for every seed. So the interval of a difference is a paired bootstrap over episodes,
+each with its mean over the seeds; how much training seeds differ is told by the rows of each seed beside it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from trl_vlmq import EvaluationResult
+from trl_vlmq.diagnostics import comparison_table, plot_comparison
+from trl_vlmq.statistics import paired_bootstrap
+
+
+def read_outcomes(folder: Path) -> dict[str, EvaluationResult]:
+    """Name of each policy -> its episodes."""
+    arrays = np.load(folder / "outcomes.npz")
+    fields: dict[str, dict[str, np.ndarray]] = {}
+    for key in arrays.files:
+        name, _, field = key.rpartition("|")
+        fields.setdefault(name, {})[field] = arrays[key]
+    return {name: EvaluationResult(**values) for name, values in fields.items()}
+
+
+def pool(results: list[EvaluationResult]) -> EvaluationResult:
+    """All episodes of several evaluations as one."""
+    return EvaluationResult(
+        *(np.concatenate(arrays) for arrays in zip(*(vars(r).values() for r in results), strict=True))
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="output folders of examples/train_babyai.py")
+    parser.add_argument("--figure", type=Path, help="figure to write")
+    args = parser.parse_args()
+    seeds: dict[int, dict[str, EvaluationResult]] = {}
+    curves, logs, settings = {}, {}, set()
+    for folder in args.folders:
+        summary = json.loads((folder / "results.json").read_text())
+        seed = summary["seed"]
+        seeds.setdefault(seed, {}).update(read_outcomes(folder))
+        curves |= {f"{name} ({seed})": points for name, points in summary["curves"].items()}
+        logs[seed] = summary["logs"]["all"]["success"]
+        settings.add((summary["level"], summary["steps"]))
+    if len(settings) > 1:
+        parser.error(f"these are different experiments: {settings}")
+    ((level, _),) = settings
+    names = list(dict.fromkeys(name for outcomes in seeds.values() for name in outcomes))
+    names = [name for name in names if all(name in outcomes for outcomes in seeds.values())]
+    pooled = {name: pool([outcomes[name] for outcomes in seeds.values()]) for name in names}
+
+    print(f"BabyAI-{level}, seeds {', '.join(map(str, seeds))}\n\n{comparison_table(pooled)}")
+    print(f"\nsuccess in the logs: {', '.join(f'{rate:.1%}' for rate in logs.values())}")
+    for how in ("greedy", "sampled"):
+        if not {f"sft ({how})", f"afsft ({how})"} <= set(names):
+            parser.error("each seed needs a run of sft and one of afsft")
+        sft, afsft = ([o[f"{name} ({how})"].success for o in seeds.values()] for name in ("sft", "afsft"))
+        difference, low, high = paired_bootstrap(np.mean(afsft, axis=0), np.mean(sft, axis=0))
+        each = ", ".join(f"{a.mean():.1%} - {s.mean():.1%}" for a, s in zip(afsft, sft, strict=True))
+        print(
+            f"afsft - sft, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%}); by seed: {each}"
+        )
+    if args.figure is not None:
+        plot_comparison(args.figure, pooled, curves, title=f"BabyAI-{level}, {len(seeds)} training seed(s)")
+        print(f"Figure: {args.figure}")
+
+
+if __name__ == "__main__":
+    main()
