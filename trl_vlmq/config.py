@@ -28,7 +28,7 @@ class AFSFTConfig(TrainingArguments):
             Discount per turn (ours).
         token_gamma (`float`, *optional*, defaults to `1.0`):
             Discount per token inside a turn (ours).
-        td_horizon (`str`, *optional*, defaults to `"turn"`):
+        td_horizon (`str`, *optional*, defaults to `"tree_backup"`):
             `"token"` bootstraps from the next token (paper), `"turn"` from the next turn, `"tree_backup"` from both
             (ours).
         reward_scale (`float`, *optional*, defaults to `5.0`):
@@ -63,7 +63,7 @@ class AFSFTConfig(TrainingArguments):
             Share of training at beta = -inf (ours).
         filter_ramp_ratio (`float`, *optional*, defaults to `0.25`):
             Share of training over which the filter tightens (ours).
-        filter_keep_fraction (`float`, *optional*, defaults to `0.4`):
+        filter_keep_fraction (`float`, *optional*, defaults to `0.6`):
             Share of unsure tokens kept whatever their advantage; 0 is the paper's rule (ours).
         filter_keep_confident (`float`, *optional*, defaults to `0.98`):
             Tokens likelier than this are always kept (ours); `None` is the paper's rule.
@@ -94,7 +94,7 @@ class AFSFTConfig(TrainingArguments):
     gamma: float = field(default=0.93, metadata={"help": "Discount per turn. Ours: the paper's summary gives none."})
     token_gamma: float = field(default=1.0, metadata={"help": "Discount per token inside a turn. Ours."})
     td_horizon: str = field(
-        default="turn",
+        default="tree_backup",
         metadata={
             "help": "'token': the one-step rule of the paper, each token bootstraps from the next. 'turn': every token "
             "sees the turn's reward and the next turn's value at once (ours); faster, biased inside the turn. "
@@ -155,7 +155,7 @@ class AFSFTConfig(TrainingArguments):
         default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
     )
     filter_keep_fraction: float = field(
-        default=0.4,
+        default=0.6,
         metadata={"help": "Share of unsure tokens that is kept whatever their advantage (0: the paper's rule). Ours."},
     )
     filter_keep_confident: float | None = field(
