@@ -1,13 +1,22 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Pre-train the embedded tiny VLM to describe pictures of BabyAI, and nothing else.
 
-The model learns to answer three kinds of question about randomly generated views: describe everything, where is a
-named object, what is at a named place. It never sees an action, a reward or a trajectory. Tokens that no caption uses
-(action words among them) are masked out of the softmax, so that their rows keep their random initial directions.
+The model learns to answer four kinds of question about randomly generated views: describe everything, where is a named
+object, what is at a named place, and in which direction lies the (nearest) object that a mission names. It never sees an
+action, a reward or a trajectory. Tokens that no caption uses (action words among them) are masked out of the softmax, so
+that their rows keep their random initial directions.
 
-Reproduce the packaged weights (half an hour to an hour on two cores, 12 GB of memory; the last digits depend on the number of threads):
+Reproduce weights like the packaged ones (an hour and a half on two cores, 12 GB of memory; the last digits depend on
+the number of processes and threads):
 
-    python examples/pretrain_tiny_vlm.py --output_dir trl_vlmq/models/tiny-babyai
+    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir trl_vlmq/models/tiny-babyai
+
+The packaged ones were made in three stages of 3,600, 3,500 and 2,600 steps, each with views of its own and from
+the weights of the one before (`--init_from`), while the questions were still being improved: docs/experiment_log.md,
+experiments 1, 6 and 8.
+
+With several processes each makes views of its own and takes its share of the batch, which on a CPU is much faster than
+several threads in one process.
 
 A quick look at whether it learns:
 
@@ -66,6 +75,9 @@ class PretrainArguments:
     batch_size: int = field(default=64, metadata={"help": "Views per step, each with several questions."})
     questions: int = field(default=4, metadata={"help": "Questions about each view and step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Go on from these weights, a folder that this script wrote."}
+    )
     held_out: int = field(default=500, metadata={"help": "Unseen views that the accuracy is measured on."})
 
 
@@ -117,9 +129,9 @@ def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int =
 def ask(view: View, rng: random.Random) -> tuple[str, str]:
     """A question about the view, and its answer."""
     kind_of_question = rng.random()
-    if kind_of_question < 0.1:
+    if kind_of_question < 0.05:
         return DESCRIBE, view.description
-    if kind_of_question < 0.35 and view.cells:
+    if kind_of_question < 0.2 and view.cells:
         named = [where for where, name in view.cells.items() if name != "nothing"]
         where = rng.choice(named if named and rng.random() < 0.7 else list(view.cells))
         return f"What is {where}?", view.cells[where]
@@ -129,7 +141,21 @@ def ask(view: View, rng: random.Random) -> tuple[str, str]:
     else:
         wanted = f"{rng.choice(COLOR_NAMES)} {rng.choice(KINDS)}"
     found = [where for name, kind, where in view.objects if kind == wanted or name.endswith(wanted)]
-    return f"Where is {rng.choice(('the', 'a'))} {wanted}?", found[0] if found else "not in view"
+    if kind_of_question < 0.6:
+        return f"Where is {rng.choice(('the', 'a'))} {wanted}?", found[0] if found else "not in view"
+    answer = direction(found[0]) if found else "not in view"
+    if rng.random() < 0.5:
+        return f"Which way is {rng.choice(('the', 'a'))} {wanted}?", answer
+    mission = rng.choice(("go to", "pick up", "open"))
+    return f"Mission: {mission} {rng.choice(('the', 'a'))} {wanted}. Which way?", answer
+
+
+def direction(where: str) -> str:
+    """Words for the direction of a place: what matters of it for walking there."""
+    side = "left" if "left" in where else "right" if "right" in where else ""
+    if not side:
+        return "in front of you"
+    return f"ahead {side}" if "ahead" in where else f"on your {side}"
 
 
 def conversation(view: View, questions: int, rng: random.Random) -> list[dict]:
@@ -159,13 +185,21 @@ def encode(processor, conversations: list[list[dict]], image_tokens: int) -> tup
 def main() -> None:
     (args,) = HfArgumentParser(PretrainArguments).parse_args_into_dataclasses()
     set_seed(args.seed)
-    torch.set_num_threads(os.cpu_count() or 1)
-    rng = random.Random(args.seed)
+    processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    if processes > 1:
+        torch.distributed.init_process_group("gloo")
+    rng = random.Random(args.seed + 1_000 * rank)
     views = generate_views(args.num_layouts, rng)
-    corpus = [text for view in views[:3000] for _ in range(4) for text in ask(view, rng)]
-    corpus += [text for text in TOKENIZER_TEXTS for _ in range(50)]
-    tokenizer = build_tiny_tokenizer(corpus)
-    model, processor = build_tiny_vlm(tokenizer)
+    if args.init_from is not None:
+        model = AutoModelForImageTextToText.from_pretrained(args.init_from)
+        processor = AutoProcessor.from_pretrained(args.init_from)
+        tokenizer = processor.tokenizer
+    else:
+        corpus = [text for view in views[:3000] for _ in range(4) for text in ask(view, rng)]
+        corpus += [text for text in TOKENIZER_TEXTS for _ in range(50)]
+        tokenizer = build_tiny_tokenizer(corpus)
+        model, processor = build_tiny_vlm(tokenizer)
     model.set_attn_implementation("eager")  # with bf16 twice as fast here as the fused kernel on a CPU
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {len(views)} views")
 
@@ -193,7 +227,7 @@ def main() -> None:
     read = torch.zeros_like(used)  # tokens that stood in some input
     bar, start, running = tqdm(range(args.steps), desc="steps", mininterval=2), time.time(), None
     for step in bar:
-        batch = rng.sample(range(len(views)), args.batch_size)
+        batch = rng.sample(range(len(views)), args.batch_size // processes)
         conversations = [conversation(views[i], args.questions, rng) for i in batch]
         input_ids, labels = encode(processor, conversations, image_tokens)
         read[input_ids.flatten()] = True
@@ -206,6 +240,11 @@ def main() -> None:
             logits = model.lm_head(hidden[:, :-1][chosen]).float().masked_fill(~used, float("-inf"))
         loss = F.cross_entropy(logits, targets[chosen])
         loss.backward()
+        if processes > 1:
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            flat = torch.nn.utils.parameters_to_vector(gradients)
+            torch.distributed.all_reduce(flat)
+            torch.nn.utils.vector_to_parameters(flat / processes, gradients)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -215,6 +254,8 @@ def main() -> None:
             bar.set_postfix(loss=f"{running:.3f}")
     print(f"final loss {running:.4f} after {time.time() - start:.0f} s")
 
+    if rank > 0:
+        return
     # Rows that no caption used keep their random direction. Inputs get the usual length; outputs half as much again,
     # with which a frozen head can still express near-certainty against 400 random rows (at the usual length later
     # training is stuck at about 98% a token; at twice the length the descriptions suffer).
@@ -231,6 +272,7 @@ def main() -> None:
     rng = random.Random(args.seed + 1)
     report = describe_accuracy(args.output_dir, generate_views(max(1, args.held_out // 6), rng), rng)
     report |= {"seed": args.seed, "steps": args.steps, "layouts": args.num_layouts, "loss": running}
+    report["continued"] = args.init_from is not None
     Path(args.output_dir, "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
@@ -239,7 +281,7 @@ def main() -> None:
 def describe_accuracy(path: str, views: list[View], rng: random.Random) -> dict[str, float]:
     """Exact-match accuracy of greedy answers on unseen views, through the ordinary `from_pretrained` path."""
     model, processor = AutoModelForImageTextToText.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    hits: dict[str, list[bool]] = {"describe": [], "where": [], "what": []}
+    hits: dict[str, list[bool]] = {"describe": [], "where": [], "what": [], "which": []}
     for start in range(0, len(views), 50):
         for question_number in range(4):
             chunk = views[start : start + 50]
@@ -256,7 +298,8 @@ def describe_accuracy(path: str, views: list[View], rng: random.Random) -> dict[
             output = model.generate(**inputs, max_new_tokens=80, do_sample=False)
             texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for (question, answer), text in zip(asked, texts, strict=True):
-                hits[question.split()[0].lower()].append(text == answer)
+                kind = "which" if question.endswith("Which way?") else question.split()[0].lower()
+                hits[kind].append(text == answer)
     return {f"{kind}_accuracy": float(np.mean(values)) for kind, values in hits.items()}
 
 

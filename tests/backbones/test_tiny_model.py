@@ -72,14 +72,14 @@ def test_the_tiny_vlm_sees_where_things_are():
     answers = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     right = sum(answer == truth for answer, (_, _, truth) in zip(answers, asked, strict=True))
     assert len(asked) >= 50
-    assert right / len(asked) > 0.8, f"{right} of {len(asked)} right"
+    assert right / len(asked) > 0.9, f"{right} of {len(asked)} right"
 
 
 def test_it_has_never_seen_an_action():
     """Tokens that no caption uses keep their initial rows, up to length: no row of an action word was trained."""
     folder = tiny_model_path()
     report = json.loads(Path(folder, "pretraining.json").read_text())
-    assert report["seed"] == 0 and report["where_accuracy"] > 0.8
+    assert report["continued"] and report["where_accuracy"] > 0.9
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     weights = load_file(Path(folder, "model.safetensors"))
     head = torch.nn.functional.normalize(next(v for k, v in weights.items() if "lm_head" in k), dim=1)
