@@ -43,7 +43,7 @@ class AFSFTConfig(TrainingArguments):
             Weight of the critic's loss (ours).
         critic_learning_rate (`float`, *optional*):
             Learning rate of the critic's head; defaults to `learning_rate` (ours).
-        target_tau (`float`, *optional*, defaults to `0.03`):
+        target_tau (`float`, *optional*, defaults to `0.1`):
             Share by which the target critic follows the critic at each optimiser step (ours).
 
     > Parameters that control the actor
@@ -118,7 +118,7 @@ class AFSFTConfig(TrainingArguments):
         default=None, metadata={"help": "Learning rate of the critic's head. Default: learning_rate. Ours."}
     )
     target_tau: float = field(
-        default=0.03, metadata={"help": "Share by which the target critic follows at each optimiser step. Ours."}
+        default=0.1, metadata={"help": "Share by which the target critic follows at each optimiser step. Ours."}
     )
 
     # Actor
