@@ -6,12 +6,11 @@ object, what is at a named place, and in which direction lies the (nearest) obje
 action, a reward or a trajectory. Tokens that no caption uses (action words among them) are masked out of the softmax, so
 that their rows keep their random initial directions.
 
-Reproduce weights like the packaged ones (an hour and a half on two cores, 12 GB of memory; the last digits depend on
-the number of processes and threads):
+Make weights of your own (the last digits depend on the number of processes and threads):
 
-    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir trl_vlmq/models/tiny-babyai
+    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir outputs/tiny-babyai
 
-The packaged ones were made in three stages of 3,600, 3,500 and 2,600 steps, each with views of its own and from
+The packaged ones were not made in one go, but in three stages of 3,600, 3,500 and 2,600 steps, each with views of its own and from
 the weights of the one before (`--init_from`), while the questions were still being improved: docs/experiment_log.md,
 experiments 1, 6 and 8.
 

@@ -175,7 +175,7 @@ def main() -> None:
             name = f"{objective} ({how})"
             results[name] = play_final(evaluate, backbone, task.eval_episodes, name, temperature)
 
-    report(task, args, logs, results, curves, critics, out)
+    report(task, args, logs, results, curves, critics, env, out)
 
 
 def play_final(evaluate, backbone, num_episodes: int, name: str, temperature: float) -> EvaluationResult:
@@ -203,6 +203,7 @@ def report(
     results: dict[str, EvaluationResult],
     curves: dict[str, list],
     critics: dict[str, dict],
+    env: dict,
     out: Path,
 ) -> None:
     """Table, figure and JSON."""
@@ -241,6 +242,10 @@ def report(
     }
     np.savez_compressed(out / "outcomes.npz", **outcomes)  # of every episode, for examples/pool_seeds.py
     print(f"\nFigure: {figure}\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
+    print(
+        f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']} "
+        f"--env_kwargs '{json.dumps(env['env_kwargs'])}'"
+    )
 
 
 if __name__ == "__main__":
