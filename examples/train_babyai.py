@@ -7,8 +7,8 @@
 3. Plays held-out episodes with both, with the untouched base model and with the behaviours, and writes a table, a
    figure, the results as JSON and both adapters with the critic.
 
-    accelerate launch examples/train_babyai.py                       # some 25 minutes on two cores
-    accelerate launch examples/train_babyai.py --quick               # 2 to 3 minutes: does everything work?
+    accelerate launch examples/train_babyai.py                       # about half an hour on two cores
+    accelerate launch examples/train_babyai.py --quick               # a few minutes: does everything work?
     accelerate launch examples/train_babyai.py --help
     accelerate launch examples/train_babyai.py --config my.yaml --level GoToLocalS6N4 --output_dir outputs/n4
     accelerate launch examples/train_babyai.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct
