@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from .evaluation import EvaluationResult
-from .rollout import VLMPolicy
+from .policies import VLMPolicy
 
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import numpy as np
 
 from .envs import PromptBuilder
 from .episodes import Episode
-from .rollout import MakeEnv, Policy, play_episodes
+from .policies import Policy
+from .rollout import MakeEnv, play_episodes
 from .statistics import mean_interval, wilson_interval
 
 

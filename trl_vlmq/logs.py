@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset
 
 from .envs import PromptBuilder
+from .policies import Policy
 from .prompt_record import prompt_metadata
-from .rollout import MakeEnv, Policy, play_episodes
+from .rollout import MakeEnv, play_episodes
 from .storage import save_episodes
 
 

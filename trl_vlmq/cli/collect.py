@@ -9,7 +9,7 @@ from accelerate import PartialState
 from trl_vlmq.envs import BehaviorUnavailableError, PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, logs_table, parse_mixture
-from trl_vlmq.rollout import BehaviorPolicy, VLMPolicy
+from trl_vlmq.policies import BehaviorPolicy, VLMPolicy
 from trl_vlmq.storage import load_episodes
 
 from .errors import UserError, require_at_least, user_errors

@@ -11,7 +11,7 @@ from trl_vlmq.diagnostics import comparison_table
 from trl_vlmq.envs import BehaviorUnavailableError
 from trl_vlmq.evaluation import EvaluationResult, evaluate_policy
 from trl_vlmq.hardware import use_all_cores
-from trl_vlmq.rollout import BehaviorPolicy, VLMPolicy
+from trl_vlmq.policies import BehaviorPolicy, VLMPolicy
 from trl_vlmq.statistics import paired_bootstrap
 
 from .errors import UserError, require_at_least, user_errors

@@ -11,8 +11,9 @@ import torch
 from trl_vlmq.actor_critic import VLMActorCritic
 from trl_vlmq.collator import TokenTDCollator
 from trl_vlmq.envs import PromptBuilder
+from trl_vlmq.policies import Policy, Situation
 from trl_vlmq.roles import TokenRole
-from trl_vlmq.rollout import MakeEnv, Policy, Situation, play_episodes
+from trl_vlmq.rollout import MakeEnv, play_episodes
 from trl_vlmq.statistics import wilson_interval
 
 

@@ -1,0 +1,138 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Who acts: a model or a script."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from PIL import Image
+
+from .backbones import Backbone, GeneratedAction
+from .envs import Behavior
+
+
+@dataclass
+class Situation:
+    """What a policy is asked to act on.
+
+    Args:
+        seed (`int`):
+            Seed of the episode: with `turn` the only source of the policy's randomness.
+        turn (`int`):
+            Number of the turn.
+        prompt (`list[dict]`):
+            Messages.
+        images (`list[PIL.Image.Image]`):
+            Images of the prompt.
+        env (`gymnasium.Env`):
+            The environment, for scripted behaviours.
+    """
+
+    seed: int
+    turn: int
+    prompt: list[dict]
+    images: list[Image.Image]
+    env: gym.Env
+
+
+class Policy(Protocol):
+    """Whoever acts: a model or a script."""
+
+    def name(self, seed: int) -> str:
+        """Behaviour label of an episode."""
+
+    def start(self, situation: Situation) -> None:
+        """An episode begins.
+
+        Raises:
+            BehaviorUnavailableError: the policy cannot act in this episode; another one is drawn.
+        """
+
+    def act(self, situations: Sequence[Situation]) -> list[GeneratedAction | str]:
+        """An action for each situation."""
+
+
+class VLMPolicy:
+    """A model acts, greedily or by sampling.
+
+    Args:
+        backbone ([`Backbone`]):
+            The model.
+        temperature (`float`, *optional*, defaults to `0.0`):
+            0 is greedy.
+        max_new_tokens (`int`, *optional*, defaults to `32`):
+            Limit of an action's length.
+        label (`str`, *optional*, defaults to `"policy"`):
+            Behaviour label of its episodes.
+        mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
+            Never sample padded rows of the head or image tokens.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        temperature: float = 0.0,
+        max_new_tokens: int = 32,
+        label: str = "policy",
+        mask_invalid_tokens: bool = True,
+    ):
+        self.backbone = backbone
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.label = label
+        self.mask_invalid_tokens = mask_invalid_tokens
+
+    def name(self, seed: int) -> str:
+        return self.label
+
+    def start(self, situation: Situation) -> None:
+        pass
+
+    def act(self, situations: Sequence[Situation]) -> list[GeneratedAction]:
+        prompts = [self.backbone.encode(situation.prompt, situation.images) for situation in situations]
+        uniforms = None
+        if self.temperature > 0:
+            # One stream per turn of an episode: neither the number of environments nor the order of rows matters.
+            draws = [
+                np.random.Generator(np.random.Philox(key=[s.seed, s.turn])).random(self.max_new_tokens)
+                for s in situations
+            ]
+            table = torch.from_numpy(np.stack(draws, axis=1))
+            uniforms = table.__getitem__
+        return self.backbone.generate(
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            uniforms=uniforms,
+            mask_invalid_tokens=self.mask_invalid_tokens,
+        )
+
+
+class BehaviorPolicy:
+    """The environment's scripted behaviours act; which one is drawn for each episode from its seed.
+
+    Args:
+        mixture (`str` or `Mapping[str, float]`):
+            Name of a behaviour, or names with their relative weights.
+    """
+
+    def __init__(self, mixture: str | Mapping[str, float]):
+        self.mixture = {mixture: 1.0} if isinstance(mixture, str) else dict(mixture)
+        if not self.mixture or min(self.mixture.values()) < 0 or sum(self.mixture.values()) <= 0:
+            raise ValueError(f"mixture={self.mixture}: give at least one behaviour a positive weight.")
+        self._acting: dict[int, Behavior] = {}  # one for each environment
+
+    def name(self, seed: int) -> str:
+        weights = np.array(list(self.mixture.values()), dtype=np.float64)
+        return list(self.mixture)[np.random.default_rng([seed, 1]).choice(len(weights), p=weights / weights.sum())]
+
+    def start(self, situation: Situation) -> None:
+        rng = np.random.default_rng([situation.seed, 2])
+        env = situation.env.unwrapped
+        self._acting[id(env)] = env.make_behavior(self.name(situation.seed), rng)
+
+    def act(self, situations: Sequence[Situation]) -> list[str]:
+        return [self._acting[id(situation.env.unwrapped)].act() for situation in situations]
