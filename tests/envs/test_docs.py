@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 def test_the_examples_in_the_documentation_run():
     pytest.importorskip("minigrid")
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     namespace = {}
     try:
         for example in examples:

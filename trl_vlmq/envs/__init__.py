@@ -21,6 +21,7 @@ from trl_vlmq.envs.text_action import (
     TextActionEnv,
     image_space,
 )
+from trl_vlmq.envs.tools import ToolEnv
 
 
 def _register_babyai() -> None:
@@ -47,6 +48,7 @@ __all__ = [
     "Outcome",
     "PromptBuilder",
     "TextActionEnv",
+    "ToolEnv",
     "check_text_action_env",
     "image_space",
 ]
