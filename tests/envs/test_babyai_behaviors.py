@@ -152,6 +152,28 @@ def test_wrong_goal_goes_straight_to_its_first_object(make_babyai):
     assert np.median(steps) <= 6
 
 
+def test_wrong_goal_stays_where_it_believes_the_goal_to_be(make_babyai):
+    env = make_babyai("GoToLocalS6N2")
+    stayed = 0
+    for seed in range(10):
+        env.reset(seed=seed)
+        try:
+            behavior = env.make_behavior("wrong_goal", np.random.default_rng(seed))
+        except BehaviorUnavailableError:
+            continue
+        ended, arrived = False, None
+        while not ended:
+            _, _, terminated, truncated, info = env.step(behavior.act())
+            if arrived is not None:
+                assert info["executed_action"] == "go forward" and not info["action_is_effective"]
+                assert (env.level.agent_pos, env.level.agent_dir) == arrived
+                stayed += 1
+            elif env.level.grid.get(*env.level.front_pos) is behavior.target:
+                arrived = (env.level.agent_pos, env.level.agent_dir)
+            ended = terminated or truncated
+    assert stayed > 100
+
+
 def test_wrong_goal_follows_an_object_that_was_moved(make_babyai):
     env = make_babyai("GoToLocalS8N2")
     found = 0

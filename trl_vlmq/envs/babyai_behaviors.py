@@ -86,12 +86,12 @@ class _PlannedBehavior:
     def _random_action(self) -> str:
         return self.env.draw_legal_action(self.rng)
 
-    def _plan(self, *, afresh: bool = False) -> Actions | None:
+    def _plan(self) -> Actions | None:
         """The next planned action (`Actions.done` where there is nothing left to do), or `None` after a failure."""
         if self.failed:
             return None
         taken = None
-        if self._has_acted and not afresh:
+        if self._has_acted:
             # What really happened, which need not be what this behaviour said. Nothing at all is `done` to minigrid.
             executed = self.env.executed_action
             taken = Actions.done if executed is None else ACTIONS[executed]
@@ -132,11 +132,11 @@ class Expert(_PlannedBehavior):
 
 class WrongGoal(_PlannedBehavior):
     """
-    Competent but mistaken: walks to objects of a type and colour that the mission does not name, one after the other.
+    Competent but mistaken: walks to an object of a type and colour that the mission does not name, and stays.
 
-    With a single such object it walks there and then acts at random. All along it keeps from facing an object that the
-    mission does name, as far as one action can tell: in a small room it would otherwise succeed by accident as often as
-    the random agent.
+    It stays by going forward against the object, which changes nothing. All along it keeps from facing an object that
+    the mission does name, as far as one action can tell: in a small room it would otherwise succeed by accident as
+    often as the random agent.
 
     Args:
         env ([`~trl_vlmq.envs.babyai.BabyAIEnv`]):
@@ -144,19 +144,28 @@ class WrongGoal(_PlannedBehavior):
         rng (`numpy.random.Generator`):
             Source of all randomness.
 
+    Attributes:
+        target (`WorldObj`):
+            Where it goes.
+
     Raises:
         BehaviorUnavailableError: the mission names every object that there is.
     """
 
     def __init__(self, env: BabyAIEnv, rng: np.random.Generator):
         super().__init__(env, rng)
-        self.target: WorldObj | None = None
-        if not self._candidates():
+        candidates = self._candidates()
+        if not candidates:
             raise BehaviorUnavailableError(
                 f"{env.level_id}: 'wrong_goal' needs an object other than those of the mission, and in this episode "
                 f"({self.level.mission!r}) there is none: use another seed or a level with distractors."
             )
-        self._aim()
+        self.target: WorldObj = candidates[int(rng.integers(len(candidates)))]
+        # This very object, not its namesakes. The planner explores until it sees it.
+        self._description = ObjDesc(self.target.type, self.target.color)
+        self._description.obj_set = [self.target]
+        self._description.find_matching_objs(self.level, use_location=False)
+        self.planner = Planner(self.level, GoToInstr(self._description))
 
     def _choose(self) -> str:
         planned = self._walk()
@@ -166,17 +175,15 @@ class WrongGoal(_PlannedBehavior):
         return safe[int(self.rng.integers(len(safe)))] if safe else self._random_action()
 
     def _walk(self) -> Actions | None:
-        """The next action towards the target of the moment, or `None` where there is none left or the planner failed."""
-        if self.target is None:
-            return None
+        """The next action towards the target, forward once it is there, or `None` if the planner failed."""
         self._description.find_matching_objs(self.level, use_location=False)  # things may have been moved
         planned = self._plan()
-        if planned == Actions.done:
-            self._aim()
-            planned = self._plan(afresh=True) if self.target is not None else None
-            if planned == Actions.done:  # there before the first step towards it: the planner has lost its way
-                self.failed, planned = True, None
-        return planned
+        if planned != Actions.done:
+            return planned
+        if self.level.grid.get(*self.level.front_pos) is self.target:
+            return Actions.forward
+        self.failed = True
+        return None
 
     def _would_face_named(self, action: Actions) -> bool:
         """Whether the mission names what is in front of the agent after `action`."""
@@ -193,17 +200,6 @@ class WrongGoal(_PlannedBehavior):
             level.grid.get(*front) if 0 <= front[0] < level.grid.width and 0 <= front[1] < level.grid.height else None
         )
         return cell is not None and cell.type in OBJ_TYPES and self._is_named(cell)
-
-    def _aim(self) -> None:
-        """Draws the next object, if there is another one, and plans a walk to it."""
-        others = [candidate for candidate in self._candidates() if candidate is not self.target]
-        self.target = others[int(self.rng.integers(len(others)))] if others else None
-        if self.target is not None:
-            # This very object, not its namesakes. The planner explores until it sees it.
-            self._description = ObjDesc(self.target.type, self.target.color)
-            self._description.obj_set = [self.target]
-            self._description.find_matching_objs(self.level, use_location=False)
-            self.planner = Planner(self.level, GoToInstr(self._description))
 
     def _candidates(self) -> list[WorldObj]:
         cells = self.level.grid.grid
