@@ -69,6 +69,8 @@ class VLMPolicy:
             Behaviour label of its episodes.
         mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
             Never sample padded rows of the head or image tokens.
+        token_epsilon (`float`, *optional*, defaults to `0.0`):
+            Probability of each token to be drawn uniformly from the valid ones.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class VLMPolicy:
         max_new_tokens: int = 32,
         label: str = "policy",
         mask_invalid_tokens: bool = True,
+        token_epsilon: float = 0.0,
     ):
         self.backbone = backbone
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.label = label
         self.mask_invalid_tokens = mask_invalid_tokens
+        self.token_epsilon = token_epsilon
 
     def name(self, seed: int) -> str:
         return self.label
@@ -94,7 +98,7 @@ class VLMPolicy:
     def act(self, situations: Sequence[Situation]) -> list[GeneratedAction]:
         prompts = [self.backbone.encode(situation.prompt, situation.images) for situation in situations]
         uniforms = None
-        if self.temperature > 0:
+        if self.temperature > 0 or self.token_epsilon > 0:
             # One stream per turn of an episode: neither the number of environments nor the order of rows matters.
             draws = [
                 np.random.Generator(np.random.Philox(key=[s.seed, s.turn])).random(self.max_new_tokens)
@@ -107,6 +111,7 @@ class VLMPolicy:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             uniforms=uniforms,
+            epsilon=self.token_epsilon,
             mask_invalid_tokens=self.mask_invalid_tokens,
         )
 
@@ -136,3 +141,54 @@ class BehaviorPolicy:
 
     def act(self, situations: Sequence[Situation]) -> list[str]:
         return [self._acting[id(situation.env.unwrapped)].act() for situation in situations]
+
+
+class EpsilonGreedyPolicy:
+    """Another policy acts, but with probability epsilon a turn's action is drawn from the environment's valid ones.
+
+    The turn stores the text of the action that was executed. The paper gives epsilon but not what is drawn from; over
+    the actions of the environment is ours, [`VLMPolicy`] with `token_epsilon` explores over tokens instead.
+
+    Args:
+        policy ([`Policy`]):
+            Who acts otherwise. It is asked about the other situations only.
+        epsilon (`float`):
+            Probability of a random action, in [0, 1].
+    """
+
+    def __init__(self, policy: Policy, epsilon: float):
+        self.policy = policy
+        self.epsilon = epsilon
+
+    def name(self, seed: int) -> str:
+        return self.policy.name(seed)
+
+    def start(self, situation: Situation) -> None:
+        self.policy.start(situation)
+
+    def act(self, situations: Sequence[Situation]) -> list[GeneratedAction | str]:
+        explored = {}
+        for i, situation in enumerate(situations):
+            rng = np.random.default_rng([situation.seed, situation.turn, 3])
+            if rng.random() < self.epsilon:
+                explored[i] = random_valid_action(situation.env, rng)
+        others = [situation for i, situation in enumerate(situations) if i not in explored]
+        answers = iter(self.policy.act(others) if others else [])
+        return [explored[i] if i in explored else next(answers) for i in range(len(situations))]
+
+
+def random_valid_action(env: gym.Env, rng: np.random.Generator) -> str:
+    """The text of an action that the environment calls legal now, uniformly.
+
+    Raises:
+        TypeError: if the environment does not say which actions are legal.
+    """
+    world = env.unwrapped
+    if not hasattr(world, "legal_actions"):
+        raise TypeError(
+            f"{type(world).__name__} has no legal_actions(), which exploration over actions draws from: give it that "
+            "method, or explore over tokens."
+        )
+    actions = world.legal_actions()
+    action = actions[int(rng.integers(len(actions)))]
+    return world.grammar.format(action) if hasattr(world, "grammar") else action

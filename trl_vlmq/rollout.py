@@ -2,7 +2,9 @@
 """A policy acts in many environments at once -> episodes."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .backbones import GeneratedAction
+from .env_worker import EnvWorker, FaultTolerance
 from .envs import BehaviorUnavailableError, PromptBuilder
 from .episodes import Episode, Turn
 from .policies import Policy, Situation
@@ -18,9 +21,18 @@ from .policies import Policy, Situation
 MakeEnv = str | Callable[[], gym.Env]
 
 
+def environment_maker(make_env: MakeEnv, env_kwargs: Mapping[str, Any] | None) -> Callable[[], gym.Env]:
+    """A function that makes the environment of a Gymnasium id with these arguments; a function stays what it is."""
+    return partial(gym.make, make_env, **(env_kwargs or {})) if isinstance(make_env, str) else make_env
+
+
 def episode_seed(seed: int, index: int) -> int:
     """Seed of the `index`-th episode of a run: what it is does not depend on the number of environments."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+class _BrokenEnvironment(Exception):
+    """An environment, not a policy, raised the cause of this."""
 
 
 @dataclass
@@ -29,7 +41,7 @@ class _Running:
 
     index: int
     seed: int
-    env: gym.Env
+    worker: EnvWorker
     observation: dict
     turns: list[Turn] = field(default_factory=list)
     history: list[tuple[dict, str]] = field(default_factory=list)
@@ -41,9 +53,12 @@ def play_episodes(
     num_episodes: int,
     *,
     seed: int = 0,
+    first_episode: int = 0,
     num_envs: int = 64,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
+    step_timeout: float | None = None,
+    faults: FaultTolerance | None = None,
     progress: str | None = None,
 ) -> Iterator[Episode]:
     """
@@ -61,61 +76,120 @@ def play_episodes(
             Episodes to play.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the run.
+        first_episode (`int`, *optional*, defaults to `0`):
+            Number of the first episode: 0 to `num_episodes - 1` and then `num_episodes` more are the same episodes as
+            twice as many at once.
         num_envs (`int`, *optional*, defaults to `64`):
             Environments at once.
         env_kwargs (`Mapping`, *optional*):
             Arguments for `gymnasium.make`, if `make_env` is an id.
         prompt_builder ([`PromptBuilder`], *optional*):
             From observations to prompts; defaults to `PromptBuilder()`.
+        step_timeout (`float`, *optional*):
+            Seconds a step of an environment may take; ten times as many to make or reset one. With it every environment
+            lives in a thread of its own.
+        faults ([`~env_worker.FaultTolerance`], *optional*):
+            Counts episodes lost to environments that raise or hang; these are left out, and their environments are
+            made anew. Without it the first such error is raised.
         progress (`str`, *optional*):
             Label of a progress bar; `None` shows none.
 
     Returns:
         `Iterator[Episode]`: in the order of their numbers.
+
+    Raises:
+        EnvironmentFailureError: if more episodes were lost than `faults` tolerates.
     """
+    numbered = play_numbered_episodes(
+        make_env, policy, num_episodes,
+        seed=seed, first_episode=first_episode, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=prompt_builder,
+        step_timeout=step_timeout, faults=faults, progress=progress,
+    )  # fmt: skip
+    with closing(numbered):
+        for _, episode in numbered:
+            if episode is not None:
+                yield episode
+
+
+def play_numbered_episodes(
+    make_env: MakeEnv,
+    policy: Policy,
+    num_episodes: int,
+    *,
+    seed: int,
+    first_episode: int,
+    num_envs: int,
+    env_kwargs: Mapping[str, Any] | None = None,
+    prompt_builder: PromptBuilder | None,
+    step_timeout: float | None,
+    faults: FaultTolerance | None,
+    progress: str | None,
+) -> Iterator[tuple[int, Episode | None]]:
+    """[`play_episodes`] with the number of each episode, and `None` for one that was lost."""
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs} must be at least 1.")
     builder = prompt_builder or PromptBuilder()
-    make = (lambda: gym.make(make_env, **(env_kwargs or {}))) if isinstance(make_env, str) else make_env
+    make = environment_maker(make_env, env_kwargs)
     env_name = make_env if isinstance(make_env, str) else None
-    envs: list[gym.Env] = []
-    running: list[_Running] = []
-    finished: dict[int, Episode] = {}
-    started = delivered = 0
+    workers = [EnvWorker(make, step_timeout) for _ in range(min(num_envs, num_episodes))]
+    idle, running = list(workers), []
+    finished: dict[int, Episode | None] = {}
+    started = delivered = first_episode
+    last = first_episode + num_episodes
     bar = tqdm(total=num_episodes, desc=progress, unit="episode", mininterval=1, disable=progress is None)
+
+    def lose(index: int, worker: EnvWorker, error: Exception) -> None:
+        if faults is None:
+            raise error
+        finished[index] = None
+        worker.abandon()
+        idle.append(worker)
+        faults.add(f"Episode {index} of {env_name or 'the environment'}", error)
+
     try:
-        for _ in range(min(num_envs, num_episodes)):
-            envs.append(make())
-        idle = list(envs)
-        while delivered < num_episodes:
-            while idle and started < num_episodes:
-                running.append(_start(idle.pop(), policy, started, seed, builder))
+        while delivered < last:
+            while idle and started < last:
+                worker = idle.pop()
+                try:
+                    running.append(_start(worker, policy, started, seed, builder))
+                except _BrokenEnvironment as broken:
+                    lose(started, worker, broken.__cause__)
                 started += 1
             situations = [_situation(episode, builder) for episode in running]
-            actions = policy.act(situations)
+            actions = policy.act(situations) if situations else []
+            for episode, action in zip(running, actions, strict=True):
+                episode.worker.begin_step(_text(action))
             still = []
             for episode, situation, action in zip(running, situations, actions, strict=True):
-                if _step(episode, situation, action, builder):
+                try:
+                    step = episode.worker.end_step()
+                except Exception as error:
+                    lose(episode.index, episode.worker, error)
+                    continue
+                if _record(episode, situation, action, step, builder):
                     finished[episode.index] = _finish(episode, policy, env_name)
-                    idle.append(episode.env)
+                    idle.append(episode.worker)
                     bar.update()
                 else:
                     still.append(episode)
             running = still
             while delivered in finished:
-                yield finished.pop(delivered)
+                yield delivered, finished.pop(delivered)
                 delivered += 1
     finally:
         bar.close()
-        for env in envs:
-            env.close()
+        for worker in workers:
+            worker.close()
 
 
-def _start(env: gym.Env, policy: Policy, index: int, seed: int, builder: PromptBuilder) -> _Running:
+def _start(worker: EnvWorker, policy: Policy, index: int, seed: int, builder: PromptBuilder) -> _Running:
     for attempt in range(100):
         number = episode_seed(seed, index + attempt * 1_000_003)
-        observation, _ = env.reset(seed=number)
-        episode = _Running(index, number, env, observation)
+        try:
+            observation = worker.reset(number)
+        except Exception as error:
+            raise _BrokenEnvironment from error
+        episode = _Running(index, number, worker, observation)
         try:
             policy.start(_situation(episode, builder))
         except BehaviorUnavailableError as error:
@@ -127,14 +201,20 @@ def _start(env: gym.Env, policy: Policy, index: int, seed: int, builder: PromptB
 
 def _situation(episode: _Running, builder: PromptBuilder) -> Situation:
     prompt, images = builder.build(episode.observation, episode.history)
-    return Situation(episode.seed, len(episode.turns), prompt, images, episode.env)
+    return Situation(episode.seed, len(episode.turns), prompt, images, episode.worker.env)
 
 
-def _step(episode: _Running, situation: Situation, action: GeneratedAction | str, builder: PromptBuilder) -> bool:
+def _text(action: GeneratedAction | str) -> str:
+    return action.text if isinstance(action, GeneratedAction) else action
+
+
+def _record(
+    episode: _Running, situation: Situation, action: GeneratedAction | str, step: tuple, builder: PromptBuilder
+) -> bool:
     """One turn; True if it was the last one."""
     sampled = isinstance(action, GeneratedAction)
-    text = action.text if sampled else action
-    observation, reward, terminated, truncated, info = episode.env.step(text)
+    text = _text(action)
+    observation, reward, terminated, truncated, info = step
     if builder.history:
         episode.history = [*episode.history, (episode.observation, text)][-builder.history :]
     turn = Turn(
@@ -160,7 +240,8 @@ def _step(episode: _Running, situation: Situation, action: GeneratedAction | str
 def _finish(episode: _Running, policy: Policy, env_name: str | None) -> Episode:
     success = episode.turns[-1].success
     behavior = policy.name(episode.seed)
-    env_id = env_name or (episode.env.spec.id if episode.env.spec else type(episode.env.unwrapped).__name__)
+    env = episode.worker.env
+    env_id = env_name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
     for turn in episode.turns:
         turn.success, turn.behavior, turn.env_id = success, behavior, env_id
     return Episode(f"{behavior}-{episode.seed:010d}-{episode.index:06d}", episode.turns)

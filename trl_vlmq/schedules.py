@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""When and how strongly the advantage filter acts."""
+"""What changes over the course of training: the advantage filter, exploration, the share of online data."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -100,3 +100,25 @@ class FilterState:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """From `start` to `end` over `duration` epochs, then constant.
+
+    Args:
+        start (`float`):
+            Value at epoch 0.
+        end (`float`):
+            Value from epoch `duration` on.
+        duration (`int`):
+            Epochs; 0 means `end` at once.
+    """
+
+    start: float
+    end: float
+    duration: int
+
+    def __call__(self, epoch: int) -> float:
+        done = 1.0 if self.duration == 0 else min(1.0, max(0.0, epoch / self.duration))
+        return (1 - done) * self.start + done * self.end

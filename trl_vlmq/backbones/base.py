@@ -237,6 +237,7 @@ class Backbone(ABC):
         max_new_tokens: int,
         temperature: float = 0.0,
         uniforms: Callable[[int], torch.Tensor] | None = None,
+        epsilon: float = 0.0,
         mask_invalid_tokens: bool = True,
     ) -> list[GeneratedAction]:
         """Act on a batch of prompts.
@@ -249,7 +250,10 @@ class Backbone(ABC):
             temperature (`float`, *optional*, defaults to `0.0`):
                 0 is greedy.
             uniforms (`Callable[[int], torch.Tensor]`, *optional*):
-                Token position -> float64 [B] in [0, 1), the only source of randomness; needed when `temperature` > 0.
+                Token position -> float64 [B] in [0, 1), the only source of randomness; needed when `temperature` > 0
+                or `epsilon` > 0.
+            epsilon (`float`, *optional*, defaults to `0.0`):
+                Probability of each token to be drawn uniformly from the valid ones.
             mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
                 Never sample what [`Backbone.valid_token_mask`] excludes.
         """
@@ -257,7 +261,7 @@ class Backbone(ABC):
         inputs = {name: tensor.to(device) for name, tensor in self.collate(prompts).items()}
         inputs.pop("position_ids", None)  # generate() derives the same ones from the mask
         sampler = _TokenSampler(
-            self.valid_token_mask().to(device) if mask_invalid_tokens else None, temperature, uniforms
+            self.valid_token_mask().to(device) if mask_invalid_tokens else None, temperature, uniforms, epsilon
         )
         training = self.model.training
         self.model.eval()
@@ -356,21 +360,39 @@ class _TokenSampler(LogitsProcessor):
     a global generator or on who shares the batch.
     """
 
-    def __init__(self, valid: torch.Tensor | None, temperature: float, uniforms: Callable[[int], torch.Tensor] | None):
-        if temperature > 0 and uniforms is None:
-            raise ValueError("Sampling (temperature > 0) needs `uniforms`.")
-        self.valid, self.temperature, self.uniforms = valid, temperature, uniforms
+    def __init__(
+        self,
+        valid: torch.Tensor | None,
+        temperature: float,
+        uniforms: Callable[[int], torch.Tensor] | None,
+        epsilon: float = 0.0,
+    ):
+        if (temperature > 0 or epsilon > 0) and uniforms is None:
+            raise ValueError("Sampling (temperature > 0 or epsilon > 0) needs `uniforms`.")
+        self.valid, self.temperature, self.uniforms, self.epsilon = valid, temperature, uniforms, epsilon
         self.logps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self.valid is not None:
             scores = scores.masked_fill(~self.valid, float("-inf"))
         logp = scores.float().log_softmax(-1)
-        if self.temperature > 0:
-            cumulative = (logp.double() / self.temperature).softmax(-1).cumsum(-1)
-            drawn = self.uniforms(len(self.logps)).to(cumulative)[:, None] * cumulative[:, -1:]
-            token = (cumulative <= drawn).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
-        else:
-            token = logp.argmax(-1, keepdim=True)
+        token = logp.argmax(-1, keepdim=True)
+        if self.uniforms is not None:
+            # One uniform serves twice: below epsilon it chooses among all tokens, above it from the policy.
+            uniform = self.uniforms(len(self.logps)).to(scores.device)[:, None]
+            if self.temperature > 0:
+                policy = (logp.double() / self.temperature).softmax(-1)
+                token = _inverse_transform(policy, (uniform - self.epsilon) / (1 - self.epsilon or 1))
+            if self.epsilon > 0:
+                anything = torch.isfinite(logp).double()
+                random_token = _inverse_transform(anything, uniform / self.epsilon)
+                token = torch.where(uniform < self.epsilon, random_token, token)
         self.logps.append(logp.gather(-1, token)[:, 0])
         return torch.full_like(scores, float("-inf")).scatter_(-1, token, 0.0)
+
+
+def _inverse_transform(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, 1] drawn in proportion to float64 weights [B, V] by uniforms [B, 1]."""
+    cumulative = weights.cumsum(-1)
+    drawn = uniform * cumulative[:, -1:]
+    return (cumulative <= drawn).sum(-1, keepdim=True).clamp(max=weights.shape[-1] - 1)
