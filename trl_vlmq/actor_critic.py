@@ -167,6 +167,7 @@ class VLMActorCritic(nn.Module):
         next_index: torch.Tensor,
         row: torch.Tensor,
         role: torch.Tensor,
+        turn_weight: torch.Tensor | None = None,
         bootstrap_inputs: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> dict[str, torch.Tensor]:
@@ -183,12 +184,13 @@ class VLMActorCritic(nn.Module):
         objective, state = self.objective, self.filter_state
         values, first_v = self.token_values(inputs, labels)
         num_tokens = values.mask.sum() if num_items_in_batch is None else num_items_in_batch
+        turn_weights = 1.0 if turn_weight is None else turn_weight[:, None]
         if objective.needs_critic:
             bootstrap = self.state_values(bootstrap_inputs) if bootstrap_inputs else first_v[:0]
             # Vbar(s_{t+1}^1): of a turn in this batch, of a bootstrap row, or zero after the end of an episode.
             next_v = torch.cat([first_v, bootstrap, first_v.new_zeros(1)])[next_index]
             y = td_targets(values, next_v, reward, terminated, objective)
-            critic = critic_loss(values, y, num_tokens)
+            critic = critic_loss(values, y, num_tokens, turn_weights)
         else:  # no critic, no target
             y = torch.zeros_like(values.v)
             critic = values.logp.new_zeros(())
@@ -198,7 +200,7 @@ class VLMActorCritic(nn.Module):
         )
         filtered = objective.actor_objective in ("afsft", "random_filter")
         normalizer = num_tokens * state.kept_share if objective.actor_normalizer == "kept" and filtered else num_tokens
-        actor = actor_loss(values, weights, normalizer, objective)
+        actor = actor_loss(values, weights, normalizer, objective, turn_weights)
         loss = objective.actor_coef * actor + objective.critic_coef * critic
         with torch.no_grad():
             columns = {

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .backbones import Backbone
-from .replay import Segment
 from .roles import token_roles
+from .segments import Segment
 
 
 class TokenTDCollator:
@@ -23,6 +23,7 @@ class TokenTDCollator:
     - `reward` (float32 [B]), `terminated` (bool [B]);
     - `next_index` (int64 [B]): where the value of the following state stands in (turns, bootstrap rows, zero);
     - `row` (int64 [B]): row of the dataset;
+    - `turn_weight` (float32 [B]): importance weight, 1 unless segments are drawn by priority;
     - `role` (int64 [B, n]): [`TokenRole`] of each token.
 
     Args:
@@ -51,6 +52,7 @@ class TokenTDCollator:
             "terminated": torch.tensor([row["terminated"] for row in rows]),
             "next_index": torch.zeros(len(rows), dtype=torch.long),
             "row": torch.tensor([row["row"] for row in rows]),
+            "turn_weight": torch.tensor([s.weight for s in segments for _ in s.rows], dtype=torch.float32),
             "role": pad_sequence([torch.tensor(roles) for _, roles in actions], batch_first=True),
         }
         if self.with_bootstrap:

@@ -120,9 +120,17 @@ def _tree_backup(values: TokenValues, turn_target: torch.Tensor, token_gamma: fl
     return y
 
 
-def critic_loss(values: TokenValues, y: torch.Tensor, num_tokens: torch.Tensor | float) -> torch.Tensor:
-    """Sum over action tokens, mean over critics, of (Q(s, a) - y)^2, divided by `num_tokens`."""
-    error = (values.q - y).square() * values.mask
+def critic_loss(
+    values: TokenValues,
+    y: torch.Tensor,
+    num_tokens: torch.Tensor | float,
+    turn_weights: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
+    """Sum over action tokens, mean over critics, of (Q(s, a) - y)^2, divided by `num_tokens`.
+
+    `turn_weights` ([B, 1] or a number) are the importance weights of turns that were chosen by priority.
+    """
+    error = (values.q - y).square() * values.mask * turn_weights
     return error.mean(0).sum() / num_tokens
 
 
@@ -185,12 +193,19 @@ def filter_keeps(values: TokenValues, A: torch.Tensor, beta: float, objective: O
 
 
 def actor_loss(
-    values: TokenValues, weights: torch.Tensor, num_tokens: torch.Tensor | float, objective: Objective
+    values: TokenValues,
+    weights: torch.Tensor,
+    num_tokens: torch.Tensor | float,
+    objective: Objective,
+    turn_weights: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """-(1 / `num_tokens`) sum of weight * log pi(a|s); "epg" is -(1 / `num_tokens`) sum of sum_a pi(a|s) Q(s, a)."""
+    """-(1 / `num_tokens`) sum of weight * log pi(a|s); "epg" is -(1 / `num_tokens`) sum of sum_a pi(a|s) Q(s, a).
+
+    `turn_weights` as in [`critic_loss`].
+    """
     if objective.actor_objective == "epg":
-        return -(values.v * values.mask).sum() / num_tokens
-    return -(weights * values.logp).sum() / num_tokens
+        return -(values.v * values.mask * turn_weights).sum() / num_tokens
+    return -(weights * values.logp * turn_weights).sum() / num_tokens
 
 
 def token_uniforms(row: torch.Tensor, n: int, step: int, seed: int) -> torch.Tensor:
