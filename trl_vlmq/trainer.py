@@ -2,14 +2,17 @@
 """AFSFTTrainer: VLM Q-Learning on logs of episodes."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
+from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -17,17 +20,21 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from .actor_critic import VLMActorCritic
 from .backbones import load_backbone, make_backbone
 from .callbacks import InterruptCallback
+from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
 from .columns import prepare_episodes
 from .config import AFSFTConfig
 from .critic import find_critic, load_critic
 from .lengths import check_lengths
+from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
 from .token_metrics import summarise_tokens, token_columns
 from .validation import validate_episodes
 from .vocabulary import check_vocabulary
 
+
+logger = logging.getLogger(__name__)
 
 FILTER_STATE = "filter_state.json"
 
@@ -107,6 +114,7 @@ class AFSFTTrainer(Trainer):
         actor_critic = self._build(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
+        self._hooks = _StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         evals = {name: self._read(data, name, actor_critic, args) for name, data in evals.items()}
         super().__init__(
@@ -116,9 +124,12 @@ class AFSFTTrainer(Trainer):
             train_dataset=self._read(train_dataset, "train_dataset", actor_critic, args),
             eval_dataset=evals if isinstance(eval_dataset, dict) else evals["eval_dataset"],
             processing_class=backbone.processor,
-            callbacks=[*(callbacks or []), self._interrupt, _StepHooks(self)],
+            callbacks=[*(callbacks or []), self._interrupt, self._hooks],
             optimizers=optimizers,
         )
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, OnlineRolloutCallback):
+                self._go_online(callback)
         # The collator's labels are aligned with the states; action tokens of the window are counted from them.
         self.model_accepts_loss_kwargs = True
         self.label_names = ["labels"]
@@ -168,7 +179,30 @@ class AFSFTTrainer(Trainer):
         validate_episodes(data)
         check_vocabulary(data, model.backbone)
         check_lengths(data, model.backbone)
-        return ReplayBuffer(data, args.segment_length)
+        if name != "train_dataset":
+            return ReplayBuffer(data, args.segment_length)
+        return ReplayBuffer(data, **args.replay_kwargs())
+
+    def add_callback(self, callback) -> None:
+        """See [`~transformers.Trainer.add_callback`]."""
+        super().add_callback(callback)
+        added = self.callback_handler.callbacks[-1]
+        if isinstance(added, OnlineRolloutCallback):
+            self.callback_handler.callbacks.remove(self._hooks)
+            self.callback_handler.callbacks.append(self._hooks)  # an epoch begins once its episodes are there
+            self._go_online(added)
+
+    def _go_online(self, callback: OnlineRolloutCallback) -> None:
+        if not self.model.objective.needs_critic:
+            logger.warning("actor_objective='sft' with critic_coef=0 imitates the agent's own episodes, good and bad.")
+        if self.train_dataset is None:
+            if callback.start_epoch:
+                raise ValueError(
+                    f"There are no logs to train on before start_epoch={callback.start_epoch}: pass train_dataset, or "
+                    "leave start_epoch at 0."
+                )
+            self.train_dataset = ReplayBuffer(None, **self.args.replay_kwargs())
+        callback.attach(self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
@@ -184,19 +218,27 @@ class AFSFTTrainer(Trainer):
 
     # ---- Training ----
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Main training entry point; see [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint, or `True` for the newest complete one in the output folder.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been saved.
         """
         if self.train_dataset is None:
-            raise ValueError("There is nothing to train on: pass `train_dataset`.")
+            raise ValueError("There is nothing to train on: pass `train_dataset` or an OnlineRolloutCallback.")
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
         self._last_log_time = time.perf_counter()
         for unfinished in (self._log_tokens, self._window, self._window_rows):
             unfinished.clear()
         try:
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self._interrupt.restore()
         if self._interrupt.interrupted:
@@ -222,6 +264,7 @@ class AFSFTTrainer(Trainer):
             if not self.accelerator.gather(finite.reshape(1)).all():
                 self._stop_for("loss", inputs["row"][:0] if finite else inputs["row"])
             self._window.append(outputs["tokens"])
+            self._note_td_errors(inputs, outputs["tokens"])
         else:
             # With the batch's loss beside each of its tokens, the mean over all tokens is the loss of all tokens.
             batch_loss = loss.detach().float().expand(len(outputs["tokens"]), 1)
@@ -229,6 +272,14 @@ class AFSFTTrainer(Trainer):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _note_td_errors(self, inputs: dict, tokens: torch.Tensor) -> None:
+        if self.args.replay_priority != "td_error" or self.model.critic is None:
+            return
+        column = token_columns(tokens)
+        lengths = (inputs["labels"] != -100).sum(1).tolist()
+        errors = [part.mean().item() for part in (column["q"] - column["target"]).abs().split(lengths)]
+        self.train_dataset.record_td_errors(inputs["row"].cpu().numpy(), np.asarray(errors))
 
     def _check_gradients(self) -> None:
         if self.accelerator.scaler is not None:
@@ -317,10 +368,19 @@ class AFSFTTrainer(Trainer):
         (folder / FILTER_STATE).write_text(json.dumps(self.model.filter_state.to_dict(), indent=2) + "\n")
         (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """What every process saves; `trainer_state.json` is written after it and makes the checkpoint complete."""
+        super()._save_rng_state(output_dir)
+        save_file(self.train_dataset.state_dict(), Path(output_dir, f"replay_{self.args.process_index}.safetensors"))
+        self.accelerator.wait_for_everyone()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.load_weights(resume_from_checkpoint)
         state = json.loads(Path(resume_from_checkpoint, FILTER_STATE).read_text())
         self.model.filter_state = FilterState(**state)
+        replay = Path(resume_from_checkpoint, f"replay_{self.args.process_index}.safetensors")
+        if replay.is_file():  # not if there were fewer processes then
+            self.train_dataset.load_state_dict(load_file(replay))
 
     def _load_best_model(self) -> None:
         if self._interrupt.interrupted:
@@ -333,6 +393,9 @@ class _StepHooks(TrainerCallback):
 
     def __init__(self, trainer: AFSFTTrainer):
         self._trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._trainer.train_dataset.begin_epoch(int(state.epoch + 1e-6))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self._trainer._check_gradients()

@@ -9,10 +9,10 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import get_peft_config
 
 from trl_vlmq.callbacks import PolicyEvaluationCallback
+from trl_vlmq.checkpoints import newest_checkpoint
 from trl_vlmq.config import AFSFTConfig
 from trl_vlmq.critic import find_critic, load_critic
 from trl_vlmq.envs import PromptBuilder
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     try:
         train(data, args, model)
     except KeyboardInterrupt as interrupt:
-        checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        checkpoint = newest_checkpoint(args.output_dir)
         if checkpoint is None:
             raise KeyboardInterrupt("there is no checkpoint yet") from interrupt
         raise KeyboardInterrupt(f"go on with --resume_from_checkpoint {checkpoint}") from interrupt
@@ -182,7 +182,7 @@ def _checkpoint(args: TrainingArguments) -> str | None:
     if given is None or given.lower() == "false":
         return None
     if given.lower() == "true":
-        newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        newest = newest_checkpoint(args.output_dir)
         if newest is None:
             raise UserError(f"There is no checkpoint in {args.output_dir} to go on from.")
         return newest
