@@ -66,7 +66,7 @@ class TaskArguments:
     )
     num_log_episodes: int = field(default=12000, metadata={"help": "Episodes to collect."})
     behaviors: str = field(
-        default="expert:1,wrong_goal:3,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
+        default="expert:1,wrong_goal:2,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
     )
     eval_episodes: int = field(default=500, metadata={"help": "Held-out episodes of each final evaluation."})
     curve_episodes: int = field(default=100, metadata={"help": "Held-out episodes of each point of the curves."})
@@ -81,7 +81,7 @@ class TrainingArguments(AFSFTConfig):
 
     output_dir: str | None = field(default="outputs/babyai", metadata={"help": "Folder for everything."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
-    critic_learning_rate: float | None = field(default=1e-3, metadata={"help": "Learning rate of the critic's head."})
+    critic_learning_rate: float | None = field(default=3e-3, metadata={"help": "Learning rate of the critic's head."})
     max_steps: int = field(default=1200, metadata={"help": "Optimiser steps of each training."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})

@@ -9,7 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from .losses import ACTOR_OBJECTIVES, TD_HORIZONS, Objective
-from .schedules import FilterSchedule
+from .priorities import PRIORITIES, Prioritization
+from .schedules import FilterSchedule, LinearSchedule
 
 
 @dataclass
@@ -24,7 +25,7 @@ class AFSFTConfig(TrainingArguments):
     > Parameters that control the critic
 
     Args:
-        gamma (`float`, *optional*, defaults to `0.93`):
+        gamma (`float`, *optional*, defaults to `0.8`):
             Discount per turn (ours).
         token_gamma (`float`, *optional*, defaults to `1.0`):
             Discount per token inside a turn (ours).
@@ -63,7 +64,7 @@ class AFSFTConfig(TrainingArguments):
             Share of training at beta = -inf (ours).
         filter_ramp_ratio (`float`, *optional*, defaults to `0.25`):
             Share of training over which the filter tightens (ours).
-        filter_keep_fraction (`float`, *optional*, defaults to `0.6`):
+        filter_keep_fraction (`float`, *optional*, defaults to `0.1`):
             Share of unsure tokens kept whatever their advantage; 0 is the paper's rule (ours).
         filter_keep_confident (`float`, *optional*, defaults to `0.98`):
             Tokens likelier than this are always kept (ours); `None` is the paper's rule.
@@ -79,6 +80,25 @@ class AFSFTConfig(TrainingArguments):
     Args:
         segment_length (`int`, *optional*, defaults to `4`):
             Consecutive turns per example (ours). A batch holds `per_device_train_batch_size` segments.
+        segments_per_epoch (`int`, *optional*):
+            Segments per epoch; by default as many as the logs have, so that an epoch is a pass over them. Online, an
+            epoch is the time between two rounds of episodes. Needed without logs.
+        online_share (`float`, *optional*, defaults to `0.5`):
+            Share of segments of the agent's own episodes once there are any; the rest are logs (ours). Always 1
+            without logs.
+        online_share_epochs (`int`, *optional*, defaults to `0`):
+            Epochs over which that share rises from 0 (ours).
+        replay_capacity_turns (`int`, *optional*):
+            Online turns that are kept; the oldest episodes go first. Logs are always kept.
+        replay_capacity_bytes (`int`, *optional*):
+            Bytes of online turns that are kept, images encoded.
+        replay_priority (`str`, *optional*, defaults to `"uniform"`):
+            `"td_error"` draws segments by how wrong the critic was about them, `"return"` by the return of their
+            episode, both with importance weights (Schaul et al., 2016; ours here).
+        replay_priority_alpha (`float`, *optional*, defaults to `0.6`):
+            0 is uniform, 1 proportional.
+        replay_priority_beta (`float`, *optional*, defaults to `0.4`):
+            1 corrects for the priorities in full, 0 not at all.
     """
 
     # Defaults that differ from TrainingArguments
@@ -91,7 +111,7 @@ class AFSFTConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: turns need every column."})
 
     # Critic
-    gamma: float = field(default=0.93, metadata={"help": "Discount per turn. Ours: the paper's summary gives none."})
+    gamma: float = field(default=0.8, metadata={"help": "Discount per turn. Ours: the paper's summary gives none."})
     token_gamma: float = field(default=1.0, metadata={"help": "Discount per token inside a turn. Ours."})
     td_horizon: str = field(
         default="tree_backup",
@@ -155,7 +175,7 @@ class AFSFTConfig(TrainingArguments):
         default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
     )
     filter_keep_fraction: float = field(
-        default=0.6,
+        default=0.1,
         metadata={"help": "Share of unsure tokens that is kept whatever their advantage (0: the paper's rule). Ours."},
     )
     filter_keep_confident: float | None = field(
@@ -171,6 +191,32 @@ class AFSFTConfig(TrainingArguments):
     segment_length: int = field(
         default=4, metadata={"help": "Consecutive turns per example; K turns cost at most K + 1 forwards. Ours."}
     )
+    segments_per_epoch: int | None = field(
+        default=None, metadata={"help": "Segments between two online rounds. Default: as many as the logs have."}
+    )
+    online_share: float = field(
+        default=0.5, metadata={"help": "Share of segments of the agent's own episodes once there are any. Ours."}
+    )
+    online_share_epochs: int = field(
+        default=0, metadata={"help": "Epochs over which online_share rises from 0. Ours."}
+    )
+    replay_capacity_turns: int | None = field(
+        default=None, metadata={"help": "Online turns that are kept, the oldest go first. Default: all."}
+    )
+    replay_capacity_bytes: int | None = field(
+        default=None, metadata={"help": "Bytes of online turns that are kept. Default: all."}
+    )
+    replay_priority: str = field(
+        default="uniform",
+        metadata={
+            "help": "'td_error' prefers segments that the critic was wrong about, 'return' those of good episodes.",
+            "choices": list(PRIORITIES),
+        },
+    )
+    replay_priority_alpha: float = field(
+        default=0.6, metadata={"help": "0: uniform, 1: proportional to the priority."}
+    )
+    replay_priority_beta: float = field(default=0.4, metadata={"help": "How far importance weights correct for it."})
 
     def __post_init__(self):
         if self.bf16 is None:
@@ -190,6 +236,7 @@ class AFSFTConfig(TrainingArguments):
             ("actor_objective", ACTOR_OBJECTIVES),
             ("actor_normalizer", ("tokens", "kept")),
             ("advantage_baseline", ("online", "target")),
+            ("replay_priority", PRIORITIES),
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(options)}.")
@@ -204,12 +251,17 @@ class AFSFTConfig(TrainingArguments):
             ("critic_coef", 0, math.inf),
             ("actor_coef", 0, math.inf),
             ("critic_learning_rate", 0, math.inf),
+            ("online_share", 0, 1),
+            ("online_share_epochs", 0, math.inf),
+            ("replay_priority_alpha", 0, math.inf),
+            ("replay_priority_beta", 0, 1),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} lies outside of [{low}, {high}].")
         for name in (
             "segment_length", "num_critics", "critic_hidden_size", "reward_scale", "awr_temperature", "awr_max_weight",
+            "segments_per_epoch", "replay_capacity_turns", "replay_capacity_bytes",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -232,6 +284,20 @@ class AFSFTConfig(TrainingArguments):
         return FilterSchedule(
             self.filter_beta, self.filter_warmup_ratio, self.filter_ramp_ratio, self.filter_keep_fraction
         )
+
+    def replay_kwargs(self) -> dict[str, Any]:
+        """Arguments of [`ReplayBuffer`] beside the logs."""
+        return {
+            "segment_length": self.segment_length,
+            "segments_per_epoch": self.segments_per_epoch,
+            "online_share": LinearSchedule(0.0, self.online_share, self.online_share_epochs),
+            "capacity_turns": self.replay_capacity_turns,
+            "capacity_bytes": self.replay_capacity_bytes,
+            "prioritization": Prioritization(
+                self.replay_priority, self.replay_priority_alpha, self.replay_priority_beta
+            ),
+            "seed": self.data_seed,
+        }
 
     def critic_kwargs(self) -> dict[str, Any]:
         """Arguments of [`VLMActorCritic`] beside backbone and objective."""
