@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--uneven", action="store_true", help="the first process's episodes are longer than the other's"
     )
-    parser.add_argument("--deepspeed")
+    parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
 
     from accelerate import PartialState
@@ -88,10 +88,9 @@ def main() -> None:
             print("ready", flush=True)
 
     config = AFSFTConfig(
-        args.output_dir, num_train_epochs=4, segments_per_epoch=16, per_device_train_batch_size=2, segment_length=2,
+        args.output_dir, num_train_epochs=args.epochs, segments_per_epoch=16, per_device_train_batch_size=2, segment_length=2,
         learning_rate=1e-2, logging_steps=1, save_steps=3, save_total_limit=2, report_to="none", disable_tqdm=True,
-        use_cpu=True, filter_warmup_ratio=0.2, replay_priority="td_error", replay_capacity_turns=60,
-        deepspeed=args.deepspeed,
+        use_cpu=True, filter_warmup_ratio=0.2, replay_priority="td_error", replay_capacity_turns=600,
     )  # fmt: skip
     rank = PartialState().process_index
 
@@ -121,10 +120,11 @@ def main() -> None:
     replay = load_file(Path(newest_checkpoint(args.output_dir), f"replay_{rank}.safetensors"))
     result = {
         "step": trainer.state.global_step,
+        "online_turns": trainer.train_dataset.online_turns,
         "rounds": rounds,
         "replay": {name: values.tobytes().hex() for name, values in replay.items()},
     }
-    if args.deepspeed is None:
+    if not trainer.is_deepspeed_enabled:
         optimizer = {
             f"{i}.{name}": value
             for i, entry in trainer.optimizer.state_dict()["state"].items()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .cache import ByteLRU
 
@@ -111,9 +112,10 @@ class Backbone(ABC):
         """Whether features of an image are computed once and remembered.
 
         On the CPU only: on a GPU, features of single images computed while batches are collated would cost more than
-        they save, and dataloader workers cannot reach the model.
+        they save, and dataloader workers cannot reach the model. Nor under ZeRO-3, where no process has all weights
+        while it collates.
         """
-        return self._constant_features and self.model.device.type == "cpu"
+        return self._constant_features and self.model.device.type == "cpu" and not is_deepspeed_zero3_enabled()
 
     # ---- What a family of models answers ----
 
@@ -279,6 +281,7 @@ class Backbone(ABC):
                     pad_token_id=self.pad_token_id,
                 ),
                 logits_processor=LogitsProcessorList([sampler]),
+                synced_gpus=False,  # under ZeRO-3 the weights are gathered first, and processes play apart
             )
         finally:
             base.generation_config = shipped

@@ -1,0 +1,91 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Two processes: each plays its own episodes, however long they are, and both learn from all of them together."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trl_vlmq
+from trl_vlmq.shards import EpisodeShards, read_shard
+
+
+DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ZERO = ["-m", "accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag", "false", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(base_folder):
+    """`run(launcher, folder, *argv)`: lamp.py to its end -> what each process reports."""
+
+    def start(launcher: list[str], folder: Path, *argv: str) -> list[dict]:
+        script = str(Path(__file__).with_name("lamp.py"))
+        done = subprocess.run(
+            [sys.executable, *launcher, script, "--base", base_folder, "--output_dir", str(folder), *argv],
+            env=os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1])},
+            capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        return [json.loads(path.read_text()) for path in sorted(folder.glob("result-*.json"))]
+
+    return start
+
+
+def episodes(folder: Path, rank: int, processes: int) -> list[list[dict]]:
+    """Of each round, the rows that a process reads."""
+    shards = EpisodeShards(folder / "episodes", rank, processes)
+    return [[row for path in shards.dealt(number) for row in read_shard(path).to_list()] for number in shards.rounds()]
+
+
+def assert_each_played_its_own(folder: Path, results: list[dict]) -> None:
+    assert len(results) == 2 and [r["step"] for r in results] == [16, 16]
+    long, short = (episodes(folder, rank, 2) for rank in range(2))
+    assert len(long) == len(short) == 3
+    for number, (one, other) in enumerate(zip(long, short, strict=True)):
+        for rank, rows in enumerate((one, other)):
+            ids = [row["episode_id"] for row in rows if row["turn"] == 0]
+            assert ids == [f"online-{number:06d}-{rank:04d}-{i:06d}" for i in range(12)]
+        assert max(row["turn"] for row in other) <= 1 < max(row["turn"] for row in one)  # unequal lengths, no deadlock
+        # other seeds, other pictures
+        assert [r["images"] for r in one if r["turn"] == 0] != [r["images"] for r in other if r["turn"] == 0]
+    logged = results[0]["rounds"]
+    assert [r["rollout_episodes"] for r in logged] == [24] * 3
+    for r, one, other in zip(logged, long, short, strict=True):
+        assert r["rollout_length"] == pytest.approx((len(one) + len(other)) / 24)
+    assert [r["online_turns"] for r in results] == [sum(map(len, long)), sum(map(len, short))]
+
+
+def test_under_ddp_every_process_plays_its_own_and_the_weights_stay_the_same(run, tmp_path):
+    results = run(DDP, tmp_path / "run", "--uneven")
+    assert_each_played_its_own(tmp_path / "run", results)
+    for name in ("weights", "optimizer", "filter"):
+        assert results[0][name] == results[1][name], name
+
+
+def test_another_number_of_processes_goes_on_with_all_episodes(run, tmp_path):
+    run(DDP, tmp_path / "run", "--epochs", "2")
+    played = sum(len(rows) for rank in range(2) for rows in episodes(tmp_path / "run", rank, 2)[:1])
+    (tmp_path / "run" / "result-1.json").unlink()
+    (alone,) = run([], tmp_path / "run", "--resume", "--epochs", "4")
+    own = EpisodeShards(tmp_path / "run" / "episodes")
+    later = sum(len(read_shard(path)) for number in own.rounds()[1:] for path in own.dealt(number))
+    assert len(own.rounds()) >= 3 and alone["online_turns"] == played + later
+
+
+def test_under_zero_3_processes_do_not_wait_for_each_others_episodes(run, tmp_path):
+    pytest.importorskip("deepspeed")
+    results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven")
+    assert_each_played_its_own(tmp_path / "run", results)
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+
+def test_the_hooks_of_zero_3_that_we_take_off_and_put_on_again_are_where_trl_keeps_them():
+    from trl.models.utils import add_hooks, remove_hooks
+
+    assert callable(add_hooks) and callable(remove_hooks)
