@@ -6,9 +6,11 @@
    same number of steps from the same base, with LoRA and a frozen vision tower.
 3. Plays held-out episodes with both, with the untouched base model and with the behaviours, and writes a table, a
    figure, the results as JSON and both adapters with the critic.
+4. With `--online`, goes on from the AFSFT agent (of this or an earlier run in the same folder) with its own episodes.
 
     accelerate launch examples/train_babyai.py                       # about half an hour on two cores
     accelerate launch examples/train_babyai.py --quick               # a few minutes: does everything work?
+    accelerate launch examples/train_babyai.py --online              # then the agent plays and goes on improving
     accelerate launch examples/train_babyai.py --help
     accelerate launch examples/train_babyai.py --config my.yaml --level GoToLocalS6N4 --output_dir outputs/n4
     accelerate launch examples/train_babyai.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct
@@ -33,12 +35,15 @@ from trl_vlmq import (
     AFSFTTrainer,
     BehaviorPolicy,
     EvaluationResult,
+    LinearSchedule,
+    OnlineRolloutCallback,
     PolicyEvaluationCallback,
     VLMActorCritic,
     VLMPolicy,
     evaluate_policy,
     load_episodes,
 )
+from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import comparison_table, filter_by_behavior, plot_comparison, rank_actions
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
@@ -76,6 +81,19 @@ class TaskArguments:
 
 
 @dataclass
+class OnlineArguments:
+    """The online phase."""
+
+    online: bool = field(default=False, metadata={"help": "Go on online, from the AFSFT agent in the output folder."})
+    online_rounds: int = field(default=20, metadata={"help": "Rounds of play, one before each epoch."})
+    online_episodes: int = field(default=64, metadata={"help": "Episodes of a round."})
+    online_steps: int = field(default=25, metadata={"help": "Optimiser steps after a round."})
+    online_learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate online, constant."})
+    epsilon: float = field(default=0.1, metadata={"help": "Probability of a random action in the first round."})
+    epsilon_end: float = field(default=0.02, metadata={"help": "The same in the last round."})
+
+
+@dataclass
 class TrainingArguments(AFSFTConfig):
     """AFSFTConfig with the defaults of this example."""
 
@@ -94,8 +112,9 @@ class TrainingArguments(AFSFTConfig):
         super().__post_init__()
 
 
-def shrink(task: TaskArguments, args: AFSFTConfig) -> None:
+def shrink(task: TaskArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
     """The settings of --quick."""
+    online.online_rounds, online.online_episodes, online.online_steps = 2, 16, 5
     task.num_log_episodes, task.eval_episodes, task.curve_episodes, task.curve_points = 400, 50, 20, 2
     args.max_steps, args.per_device_train_batch_size = 40, 16
 
@@ -112,10 +131,10 @@ def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
 
 
 def main() -> None:
-    parser = TrlParser((TaskArguments, TrainingArguments, ModelArguments))
-    task, args, model_args = parser.parse_args_and_config()
+    parser = TrlParser((TaskArguments, OnlineArguments, TrainingArguments, ModelArguments))
+    task, online, args, model_args = parser.parse_args_and_config()
     if task.quick:
-        shrink(task, args)
+        shrink(task, online, args)
     use_all_cores()
 
     env = {
@@ -128,6 +147,10 @@ def main() -> None:
     logs = describe_logs(dataset)
     print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
+    if online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file():
+        print(f"Going on from the agent in {out / 'afsft'}.")
+        go_online(task, online, args, train_dataset, env, out)
+        return
 
     evaluate = partial(evaluate_policy, num_envs=128, **env)
     results: dict[str, EvaluationResult] = {}
@@ -176,6 +199,95 @@ def main() -> None:
             results[name] = play_final(evaluate, backbone, task.eval_episodes, name, temperature)
 
     report(task, args, logs, results, curves, critics, env, out)
+    if online.online:
+        go_online(task, online, args, train_dataset, env, out)
+
+
+def go_online(
+    task: TaskArguments, online: OnlineArguments, args: AFSFTConfig, logs: Dataset, env: dict, out: Path
+) -> None:
+    """The offline agent plays, and learns from logs and its own episodes alike."""
+    set_seed(args.seed)
+    run = copy.deepcopy(args)
+    run.output_dir, run.actor_objective = str(out / "online"), "afsft"
+    run.max_steps, run.num_train_epochs = -1, online.online_rounds
+    run.segments_per_epoch = online.online_steps * run.per_device_train_batch_size
+    run.learning_rate, run.lr_scheduler_type = online.online_learning_rate, "constant_with_warmup"
+    run.critic_learning_rate = online.online_learning_rate
+    run.filter_warmup_ratio = run.filter_ramp_ratio = 0.0  # the critic is there already
+    play = OnlineRolloutCallback(
+        env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
+        episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=16,
+        epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
+    )  # fmt: skip
+    trainer = AFSFTTrainer(str(out / "afsft"), args=run, train_dataset=logs, callbacks=[play])
+    backbone = trainer.model.backbone
+    evaluate = partial(evaluate_policy, num_envs=128, **env)
+    names = (("greedy", 0.0), ("sampled", 1.0))
+    results = {
+        f"offline ({how})": play_final(evaluate, backbone, task.eval_episodes, f"offline ({how})", temperature)
+        for how, temperature in names
+    }
+    total = online.online_rounds * online.online_steps
+    curve = PolicyEvaluationCallback(
+        partial(evaluate, num_episodes=task.curve_episodes, seed=2_000_000, progress=None),
+        VLMPolicy(backbone, temperature=1.0, max_new_tokens=16),
+        every_steps=max(1, total // task.curve_points),
+    )
+    trainer.add_callback(curve)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    for how, temperature in names:
+        name = f"online ({how})"
+        results[name] = play_final(evaluate, backbone, task.eval_episodes, name, temperature)
+    print(f"\n{comparison_table(results)}")
+    gains = {}
+    for how, _ in names:
+        gain, low, high = paired_bootstrap(results[f"online ({how})"].success, results[f"offline ({how})"].success)
+        gains[how] = {"difference": gain, "low": low, "high": high}
+        print(f"online - offline, {how}: {gain:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
+    save_online_results(task, args, results, gains, curve.curve, trainer, out)
+
+
+def save_online_results(
+    task: TaskArguments,
+    args: AFSFTConfig,
+    results: dict[str, EvaluationResult],
+    gains: dict[str, dict],
+    curve: list,
+    trainer: AFSFTTrainer,
+    out: Path,
+) -> None:
+    """Figure with the offline curve before the switch, JSON, outcomes of every episode."""
+    offline = out / "results.json"
+    before = json.loads(offline.read_text())["curves"].get("afsft", []) if offline.is_file() else []
+    switch = before[-1][0] if before else 0
+    curves = {"offline": before, "online": [(step + switch, *rest) for step, *rest in curve]}
+    plot_comparison(
+        out / "online" / "online.png", results, {name: points for name, points in curves.items() if points},
+        title=f"BabyAI-{task.level}: from logs to its own episodes", switch_on=switch, switch_label="online from here",
+    )  # fmt: skip
+    rounds = [entry for entry in trainer.state.log_history if "rollout_episodes" in entry]
+    summary = {
+        "level": task.level,
+        "seed": args.seed,
+        "results": {name: result.summary() for name, result in results.items()},
+        "online_minus_offline": gains,
+        "curve": curve,
+        "rounds": rounds,
+    }
+    (out / "online" / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+    save_outcomes(out / "online", results)
+    print(f"\nFigure: {out / 'online' / 'online.png'}\nAgent: {out / 'online'}")
+
+
+def save_outcomes(folder: Path, results: dict[str, EvaluationResult]) -> None:
+    """Of every episode, for examples/pool_seeds.py."""
+    outcomes = {
+        f"{name}|{field}": values for name, result in results.items() for field, values in vars(result).items()
+    }
+    np.savez_compressed(folder / "outcomes.npz", **outcomes)
 
 
 def play_final(evaluate, backbone, num_episodes: int, name: str, temperature: float) -> EvaluationResult:
@@ -237,10 +349,7 @@ def report(
     }
     (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "results.md").write_text(table + "\n")
-    outcomes = {
-        f"{name}|{field}": values for name, result in results.items() for field, values in vars(result).items()
-    }
-    np.savez_compressed(out / "outcomes.npz", **outcomes)  # of every episode, for examples/pool_seeds.py
+    save_outcomes(out, results)
     print(f"\nFigure: {figure}\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
     print(
         f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']} "

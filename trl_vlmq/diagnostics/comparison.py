@@ -34,6 +34,7 @@ def plot_comparison(
     curves: Mapping[str, list[tuple[int, float, float, float]]],
     title: str,
     switch_on: int | None = None,
+    switch_label: str = "filter starts",
 ) -> None:
     """Write a figure (PNG, SVG, ... by its suffix): learning curves on the left, final success on the right.
 
@@ -47,7 +48,9 @@ def plot_comparison(
         title (`str`):
             Headline.
         switch_on (`int`, *optional*):
-            Step at which the filter switches on, marked in the curves.
+            Step to mark in the curves.
+        switch_label (`str`, *optional*, defaults to `"filter starts"`):
+            What happens there.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -64,7 +67,7 @@ def plot_comparison(
         )
     if switch_on is not None:
         left.axvline(switch_on, color="#444444", linewidth=0.8, linestyle=":")
-        left.annotate("filter starts", (switch_on, 2), textcoords="offset points", xytext=(4, 0), fontsize=8)
+        left.annotate(switch_label, (switch_on, 2), textcoords="offset points", xytext=(4, 0), fontsize=8)
     left.set(xlabel="optimiser step", ylabel="success, % (band: 95%)", ylim=(0, 100), title="while training (sampled)")
     if curves:
         left.legend(frameon=False, loc="upper left")
