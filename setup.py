@@ -25,7 +25,9 @@ EXTRAS = {
     "quantization": ["bitsandbytes>=0.50"],
     "deepspeed": ["deepspeed>=0.19"],
 }
-EXTRAS["dev"] = ["pytest>=9.2", "ruff>=0.17", "build>=1.6", *EXTRAS["babyai"]]
+EXTRAS["dev"] = [
+    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", *EXTRAS["babyai"], *EXTRAS["deepspeed"],
+]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 README = Path(__file__).parent / "README.md"

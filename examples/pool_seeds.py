@@ -6,7 +6,8 @@
     done
     python examples/pool_seeds.py outputs/seed0 outputs/seed1 outputs/seed2
 
-A seed may lie in several folders, one for each of its `--objectives`.
+A seed may lie in several folders, one for each of its `--objectives`. The folders `outputs/seed*/online` of runs with
+`--online` are pooled in the same way.
 
 The held-out episodes are the same for every seed. So the interval of a difference is a paired bootstrap over episodes,
 each with its mean over the seeds; how much training seeds differ is told by the rows of each seed beside it.
@@ -21,6 +22,11 @@ import numpy as np
 from trl_vlmq import EvaluationResult
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
 from trl_vlmq.statistics import paired_bootstrap
+
+
+# What is compared with what, and how it acts.
+PAIRS = (("afsft", "sft"), ("online", "offline"))
+HOW = ("greedy", "sampled")
 
 
 def read_outcomes(folder: Path) -> dict[str, EvaluationResult]:
@@ -63,15 +69,18 @@ def main() -> None:
 
     print(f"BabyAI-{level}, seeds {', '.join(map(str, seeds))}\n\n{comparison_table(pooled)}")
     print(f"\nsuccess in the logs: {', '.join(f'{rate:.1%}' for rate in logs.values())}")
-    for how in ("greedy", "sampled"):
-        if not {f"sft ({how})", f"afsft ({how})"} <= set(names):
-            parser.error("each seed needs a run of sft and one of afsft")
-        sft, afsft = ([o[f"{name} ({how})"].success for o in seeds.values()] for name in ("sft", "afsft"))
-        difference, low, high = paired_bootstrap(np.mean(afsft, axis=0), np.mean(sft, axis=0))
-        each = ", ".join(f"{a.mean():.1%} - {s.mean():.1%}" for a, s in zip(afsft, sft, strict=True))
-        print(
-            f"afsft - sft, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%}); by seed: {each}"
-        )
+    pairs = [pair for pair in PAIRS if {f"{name} ({how})" for name in pair for how in HOW} <= set(names)]
+    if not pairs:
+        parser.error("each seed needs a run of sft and one of afsft, or a run of --online")
+    for better, base in pairs:
+        for how in HOW:
+            one, other = ([o[f"{name} ({how})"].success for o in seeds.values()] for name in (better, base))
+            difference, low, high = paired_bootstrap(np.mean(one, axis=0), np.mean(other, axis=0))
+            each = ", ".join(f"{a.mean():.1%} - {s.mean():.1%}" for a, s in zip(one, other, strict=True))
+            print(
+                f"{better} - {base}, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%}); "
+                f"by seed: {each}"
+            )
     if args.figure is not None:
         plot_comparison(args.figure, pooled, curves, title=f"BabyAI-{level}, {len(seeds)} training seed(s)")
         print(f"Figure: {args.figure}")

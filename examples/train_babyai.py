@@ -247,12 +247,13 @@ def go_online(
         gain, low, high = paired_bootstrap(results[f"online ({how})"].success, results[f"offline ({how})"].success)
         gains[how] = {"difference": gain, "low": low, "high": high}
         print(f"online - offline, {how}: {gain:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
-    save_online_results(task, args, results, gains, curve.curve, trainer, out)
+    save_online_results(task, args, describe_logs(logs), results, gains, curve.curve, trainer, out)
 
 
 def save_online_results(
     task: TaskArguments,
     args: AFSFTConfig,
+    logs: dict,
     results: dict[str, EvaluationResult],
     gains: dict[str, dict],
     curve: list,
@@ -263,9 +264,10 @@ def save_online_results(
     offline = out / "results.json"
     before = json.loads(offline.read_text())["curves"].get("afsft", []) if offline.is_file() else []
     switch = before[-1][0] if before else 0
-    curves = {"offline": before, "online": [(step + switch, *rest) for step, *rest in curve]}
+    curves = {"offline": before} if before else {}
+    curves["online"] = [(step + switch, *rest) for step, *rest in curve]
     plot_comparison(
-        out / "online" / "online.png", results, {name: points for name, points in curves.items() if points},
+        out / "online" / "online.png", results, curves,
         title=f"BabyAI-{task.level}: from logs to its own episodes", switch_on=switch, switch_label="online from here",
     )  # fmt: skip
     rounds = [entry for entry in trainer.state.log_history if "rollout_episodes" in entry]
@@ -273,8 +275,10 @@ def save_online_results(
         "level": task.level,
         "seed": args.seed,
         "results": {name: result.summary() for name, result in results.items()},
+        "steps": trainer.state.max_steps,
+        "logs": logs,
         "online_minus_offline": gains,
-        "curve": curve,
+        "curves": curves,
         "rounds": rounds,
     }
     (out / "online" / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
