@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from transformers import HfArgumentParser, TrainerCallback, set_seed
-
 from train_babyai import TrainingArguments
+from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 from trl_vlmq import (
     AFSFTTrainer,
@@ -99,7 +98,8 @@ def run(name: str, arguments: Arguments, out: Path) -> list[dict]:
     # A random episode of the main level takes 9.5 of its 10 turns.
     epochs = max(1, round(arguments.env_steps / (9.5 * arguments.episodes_per_round)))
     settings = {
-        "output_dir": str(out / name), "num_train_epochs": epochs, "per_device_train_batch_size": 32,
+        "output_dir": str(out / name),
+        "max_steps": -1, "num_train_epochs": epochs, "per_device_train_batch_size": 32,
         "segments_per_epoch": 32 * arguments.steps_per_round, "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20, "filter_warmup_ratio": 0.0,
         "filter_ramp_ratio": 0.0, "logging_steps": arguments.steps_per_round, "save_strategy": "no",

@@ -13,12 +13,12 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
 from ._compat import gathered_for_generation
-from .env_worker import FaultTolerance
+from .env_worker import EnvironmentFailureError, FaultTolerance
 from .envs import PromptBuilder, check_text_action_env
 from .episodes import Episode, episodes_to_dataset
 from .lengths import check_lengths
 from .policies import EpsilonGreedyPolicy, Policy, VLMPolicy, random_valid_action
-from .prompt_record import save_prompt
+from .prompt_record import prompt_metadata, save_prompt
 from .rollout import MakeEnv, environment_maker, play_numbered_episodes
 from .rollout_report import RoundStatistics, log_samples, show_samples
 from .schedules import LinearSchedule
@@ -170,12 +170,19 @@ class OnlineRolloutCallback(TrainerCallback):
         """Plays a round that is due; any round is read and handed to the buffer."""
         trainer, buffer = self._trainer, self._trainer.train_dataset
         epsilon = self.epsilon(round_)
-        started, played = time.perf_counter(), 0
+        started, played, failure = time.perf_counter(), 0, None
         if is_due:
             with gathered_for_generation(trainer.model_wrapped, trainer.accelerator):
-                played = self._play(round_, epsilon)
+                try:
+                    played = self._play(round_, epsilon)
+                except Exception as error:
+                    failure = error
         seconds = time.perf_counter() - started
-        trainer.accelerator.wait_for_everyone()
+        failed = any(gather_object([failure is not None]))  # one that raised alone would leave the others waiting
+        if failure is not None:
+            raise failure
+        if failed:
+            raise EnvironmentFailureError(f"Round {round_} failed in another process, whose message says why.")
         statistics = RoundStatistics(lost=sum(record.lost for record, _ in self._shards.own_parts(round_)))
         for path in self._shards.dealt(round_):
             dataset = read_shard(path)
@@ -207,6 +214,7 @@ class OnlineRolloutCallback(TrainerCallback):
         lost_before = sum(record.lost for record, _ in parts)
         faults = FaultTolerance(max_lost=self.max_lost_share * share - lost_before)
         policy = self._policy(epsilon)
+        metadata = prompt_metadata(self.prompt_builder)
         turns, bounds = 0, [share * i // len(self.envs) for i in range(len(self.envs) + 1)]
         for (name, make), low, high in zip(self.envs.items(), bounds[:-1], bounds[1:], strict=True):
             if done >= high:
@@ -230,7 +238,7 @@ class OnlineRolloutCallback(TrainerCallback):
                 if (index + 1 - low) % _EPISODES_PER_FILE == 0 or index + 1 == high:
                     dataset = episodes_to_dataset(pending)
                     check_lengths(dataset, self._trainer.model.backbone)
-                    self._shards.write(round_, part, dataset, ShardRecord(done, index + 1, lost))
+                    self._shards.write(round_, part, dataset, ShardRecord(done, index + 1, lost), metadata)
                     self._present(round_, pending[: self.show_episodes] if part == 0 else [])
                     done, part, turns = index + 1, part + 1, turns + len(dataset)
                     pending, lost = [], 0
@@ -286,24 +294,25 @@ class OnlineRolloutCallback(TrainerCallback):
         settings["training"] = json.loads(json.dumps(training, default=str))
         record = self._shards.folder / "run.json"
         if record.is_file() and self._shards.rounds():
-            found = json.loads(record.read_text())
-            # A resumed run may have been given another learning rate on purpose; a run from the start may not.
-            ignored = found["training"] if resumed else settings["training"]
-            pairs = [(key, found.get(key), settings[key]) for key in settings if key != "training"]
-            if not resumed:
-                pairs += [(key, found["training"].get(key), ignored[key]) for key in ignored]
-            for key, there, here in pairs:
-                if there != here:
-                    raise ValueError(
-                        f"{self._shards.folder} holds the episodes of another run ({key}: {there!r} there, {here!r} here). "
-                        "Choose another output_dir, or delete that folder to play anew."
-                    )
-            if not resumed:
-                logger.warning(
-                    "%s holds episodes of this very run, which was cut off before its first checkpoint: they are used "
-                    "instead of being played again.", self._shards.folder,
-                )  # fmt: skip
+            self._compare(json.loads(record.read_text()), settings, resumed)
         record.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _compare(self, found: dict[str, Any], settings: dict[str, Any], resumed: bool) -> None:
+        pairs = [(key, found.get(key), value) for key, value in settings.items() if key != "training"]
+        if not resumed:  # a resumed run may have been given another learning rate on purpose
+            there = found["training"]
+            pairs += [(key, there.get(key), value) for key, value in settings["training"].items()]
+        for key, there, here in pairs:
+            if there != here:
+                raise ValueError(
+                    f"{self._shards.folder} holds the episodes of another run ({key}: {there!r} there, {here!r} here). "
+                    "Choose another output_dir, or delete that folder to play anew."
+                )
+        if not resumed:
+            logger.warning(
+                "%s holds episodes of this very run, which was cut off before its first checkpoint: they are used "
+                "instead of being played again.", self._shards.folder,
+            )  # fmt: skip
 
 
 # Settings of the trainer that decide what the agent does after some steps.

@@ -3,7 +3,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,7 +60,14 @@ class EpisodeShards:
         for leftover in self.folder.glob(f".round-*-rank-{rank:04d}-of-{num_processes:04d}-*.tmp"):
             leftover.unlink(missing_ok=True)  # of a process that was killed
 
-    def write(self, round_: int, part: int, episodes: Dataset, record: ShardRecord) -> None:
+    def write(
+        self,
+        round_: int,
+        part: int,
+        episodes: Dataset,
+        record: ShardRecord,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         """
         Add one file of this process.
 
@@ -73,9 +80,11 @@ class EpisodeShards:
                 Whole episodes, possibly none.
             record ([`ShardRecord`]):
                 What they are.
+            metadata (`Mapping[str, str]`, *optional*):
+                Further entries for the metadata of the file.
         """
         name = f"round-{round_:06d}-rank-{self.rank:04d}-of-{self.num_processes:04d}-part-{part:04d}.parquet"
-        save_episodes(episodes, self.folder / name, metadata={_KEY: json.dumps(asdict(record))})
+        save_episodes(episodes, self.folder / name, metadata={_KEY: json.dumps(asdict(record)), **(metadata or {})})
 
     def own_parts(self, round_: int) -> list[tuple[ShardRecord, Path]]:
         """The files that this very process, among as many, has written of a round, in order."""

@@ -7,11 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import TrainerCallback
 
-from trl_vlmq import LinearSchedule
+from trl_vlmq import LinearSchedule, load_episodes
 from trl_vlmq.env_worker import EnvironmentFailureError
+from trl_vlmq.envs import PromptBuilder, ToolEnv
+from trl_vlmq.prompt_record import prompt_of_episodes
 from trl_vlmq.shards import EpisodeShards, read_shard
 from trl_vlmq.validation import validate_episodes
 
@@ -40,8 +42,6 @@ class Epochs(TrainerCallback):
 
 def episodes_in(folder) -> Dataset:
     shards = EpisodeShards(folder)
-    from datasets import concatenate_datasets
-
     return concatenate_datasets([read_shard(path) for number in shards.rounds() for path in shards.dealt(number)])
 
 
@@ -213,8 +213,6 @@ def test_several_environments_share_a_round_and_are_reported_apart(
 
 
 def test_an_environment_of_trls_environment_factory_can_be_learned_in(make_trainer, make_callback, rounds_of):
-    from trl_vlmq.envs import ToolEnv
-
     class Switch:
         def reset(self) -> str:
             self.on = False
@@ -311,9 +309,12 @@ def test_tensorboard_shows_episodes_with_their_images(make_trainer, make_callbac
     assert "train/rollout_success" in events.Tags()["scalars"]
 
 
-def test_the_prompts_settings_lie_beside_the_agent(make_trainer, make_callback, tmp_path):
-    make_trainer(make_callback(), num_train_epochs=1).train()
-    assert json.loads((tmp_path / "run" / "prompt.json").read_text())["history"] == 0
+def test_the_prompts_settings_lie_beside_the_agent_and_in_its_episodes(make_trainer, make_callback, tmp_path):
+    builder = PromptBuilder(history=2)
+    make_trainer(make_callback(prompt_builder=builder), num_train_epochs=1).train()
+    assert json.loads((tmp_path / "run" / "prompt.json").read_text())["history"] == 2
+    assert prompt_of_episodes(tmp_path / "run" / "episodes") == builder
+    assert load_episodes(tmp_path / "run" / "episodes")["turn"][:1] == [0]
 
 
 def test_a_torn_checkpoint_is_passed_over(make_trainer, make_callback, tmp_path, rounds_of, caplog):
