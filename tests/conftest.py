@@ -115,6 +115,16 @@ def tiny_vlm() -> tuple[Callable[..., LlavaForConditionalGeneration], LlavaProce
 
 
 @pytest.fixture(scope="session")
+def base_folder(tiny_vlm, tmp_path_factory) -> str:
+    """The tiny LLaVA and its processor, saved as any base model is."""
+    make, processor = tiny_vlm
+    folder = tmp_path_factory.mktemp("base")
+    make().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_llm() -> tuple[Callable[..., PreTrainedModel], PreTrainedTokenizerFast]:
     """
     Text-only models of some 30,000 parameters and their tokenizer, made here and stored nowhere.

@@ -198,8 +198,8 @@ class VLMActorCritic(nn.Module):
         weights = actor_weights(
             values, A, row, objective, beta=state.beta, kept_share=state.kept_share, step=state.step
         )
-        filtered = objective.actor_objective in ("afsft", "random_filter")
-        normalizer = num_tokens * state.kept_share if objective.actor_normalizer == "kept" and filtered else num_tokens
+        kept = objective.actor_normalizer == "kept"
+        normalizer = num_tokens * state.share_to_divide_by(objective.actor_objective) if kept else num_tokens
         actor = actor_loss(values, weights, normalizer, objective, turn_weights)
         loss = objective.actor_coef * actor + objective.critic_coef * critic
         with torch.no_grad():

@@ -55,7 +55,8 @@ class AFSFTConfig(TrainingArguments):
         actor_coef (`float`, *optional*, defaults to `0.5`):
             Weight of the actor's loss (ours).
         actor_normalizer (`str`, *optional*, defaults to `"kept"`):
-            `"tokens"` divides by the number of action tokens (paper), `"kept"` also by the running kept share (ours).
+            `"tokens"` divides by the number of action tokens (paper), `"kept"` also by the running kept share of
+            unsure tokens, so that what the filter keeps pulls as hard as all did before (ours).
         advantage_baseline (`str`, *optional*, defaults to `"online"`):
             `"online"`: A = Q - V (paper); `"target"`: A = Q - Vbar (ours).
         filter_beta (`float`, *optional*, defaults to `0.0`):
@@ -155,7 +156,8 @@ class AFSFTConfig(TrainingArguments):
         default="kept",
         metadata={
             "help": "'tokens': divide the actor's sum by the number of action tokens (paper). 'kept': also by the "
-            "running kept share, so that its pull stays constant while the filter tightens (ours).",
+            "running kept share of the unsure tokens (at least 0.1), so that what the filter keeps pulls as hard as all "
+            "did before (ours).",
             "choices": ["tokens", "kept"],
         },
     )

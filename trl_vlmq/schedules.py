@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 
+# An actor's loss is never multiplied by more than ten.
+_SMALLEST_SHARE = 0.1
+
+
 @dataclass(frozen=True)
 class FilterSchedule:
     """The threshold beta from -inf to its end value, over the course of training.
@@ -59,6 +63,8 @@ class FilterState:
             Running estimate of the quantile that the ramp asks for; `None` before the ramp.
         kept_share (`float`, *optional*, defaults to `1.0`):
             Running share of action tokens that the filter keeps.
+        kept_unsure_share (`float`, *optional*, defaults to `1.0`):
+            The same of those that are not kept for confidence.
         step (`int`, *optional*, defaults to `0`):
             Optimiser steps done; random draws are hashed from it.
     """
@@ -67,11 +73,17 @@ class FilterState:
     beta: float = -math.inf
     quantile: float | None = None
     kept_share: float = 1.0
+    kept_unsure_share: float = 1.0
 
     _MOMENTUM = 0.9
 
     def update(
-        self, schedule: FilterSchedule, progress: float, unsure_advantages: torch.Tensor, kept_fraction: float
+        self,
+        schedule: FilterSchedule,
+        progress: float,
+        unsure_advantages: torch.Tensor,
+        kept_fraction: float,
+        kept_unsure_fraction: float,
     ) -> None:
         """Advance by one optimiser step.
 
@@ -84,6 +96,8 @@ class FilterState:
                 Advantages [M] of the step's action tokens that are not kept for confidence.
             kept_fraction (`float`):
                 Share of the step's action tokens that the filter kept.
+            kept_unsure_fraction (`float`):
+                The same of those that are not kept for confidence.
         """
         self.step += 1
         share = schedule.guaranteed_share(progress)
@@ -97,6 +111,15 @@ class FilterState:
             # Nothing is guaranteed any more: exactly the end value, not the largest advantage seen.
             self.beta = schedule.end if share == 0 else min(schedule.end, self.quantile)
         self.kept_share = momentum * self.kept_share + (1 - momentum) * kept_fraction
+        self.kept_unsure_share = momentum * self.kept_unsure_share + (1 - momentum) * kept_unsure_fraction
+
+    def share_to_divide_by(self, actor_objective: str) -> float:
+        """What `actor_normalizer="kept"` divides by, at least 0.1: the filter decides on unsure tokens alone.
+
+        "random_filter" drops tokens of every kind alike, the other objectives none.
+        """
+        shares = {"afsft": self.kept_unsure_share, "random_filter": self.kept_share}
+        return max(_SMALLEST_SHARE, shares.get(actor_objective, 1.0))
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -313,8 +313,11 @@ class AFSFTTrainer(Trainer):
         self.model.target_critic.update(self.model.critic, self.args.target_tau)
         column = token_columns(tokens)
         progress = (self.state.global_step + 1) / self.state.max_steps
-        unsure = column["advantage"][column["confident"] == 0]
-        self.model.filter_state.update(self.filter_schedule, progress, unsure, column["kept"].mean().item())
+        unsure = column["confident"] == 0
+        kept_unsure = column["kept"][unsure].mean().item() if unsure.any() else 1.0
+        self.model.filter_state.update(
+            self.filter_schedule, progress, column["advantage"][unsure], column["kept"].mean().item(), kept_unsure
+        )
 
     def _gather(self, tokens: torch.Tensor) -> torch.Tensor:
         """Rows of all processes."""

@@ -18,7 +18,7 @@ from trl_vlmq.replay import ReplayBuffer
 
 
 # The share is exact in float32, in which the normaliser is computed.
-KEPT_SHARE, STEP = 0.625, 3
+KEPT_SHARE, KEPT_UNSURE_SHARE, STEP = 0.625, 0.375, 3
 
 
 def to_float64(model: nn.Module) -> nn.Module:
@@ -45,7 +45,8 @@ def build(slow, make_actor_critic):
         for part in ("inputs", "bootstrap_inputs"):
             for name, tensor in batch.get(part, {}).items():
                 batch[part][name] = tensor.double() if tensor.is_floating_point() else tensor
-        model.filter_state.kept_share, model.filter_state.step = KEPT_SHARE, STEP
+        model.filter_state.kept_share, model.filter_state.kept_unsure_share = KEPT_SHARE, KEPT_UNSURE_SHARE
+        model.filter_state.step = STEP
         return model, batch
 
     return build
@@ -115,7 +116,7 @@ def written_out_loss(model, batch, objective: Objective, fixed: dict) -> torch.T
             critic = critic + sum((q[token["action"]] - y) ** 2 for q in token["q"]) / len(token["q"])
     actor, critic = actor / len(tokens), critic / len(tokens)
     if objective.actor_normalizer == "kept" and objective.actor_objective in ("afsft", "random_filter"):
-        actor = actor / KEPT_SHARE
+        actor = actor / (KEPT_UNSURE_SHARE if objective.actor_objective == "afsft" else KEPT_SHARE)
     return objective.actor_coef * actor + objective.critic_coef * critic
 
 

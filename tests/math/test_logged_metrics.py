@@ -136,12 +136,12 @@ def written_out_metrics(tokens: dict[str, np.ndarray]) -> dict[str, float]:
     return metrics
 
 
-def filter_steps(schedule, tables: list[dict[str, np.ndarray]]) -> list[tuple[float, float]]:
-    """(beta, kept share) in force at each step: the schedule's rules written out."""
-    beta, quantile, share, history = -math.inf, None, 1.0, []
+def filter_steps(schedule, tables: list[dict[str, np.ndarray]]) -> list[tuple[float, float, float]]:
+    """(beta, kept share, kept share of unsure tokens) in force at each step: the schedule's rules written out."""
+    beta, quantile, share, unsure_share, history = -math.inf, None, 1.0, 1.0, []
     for step, tokens in enumerate(tables):
-        history.append((beta, share))
-        kept = ((tokens["advantage"] > beta) | tokens["confident"]).mean()
+        history.append((beta, share, unsure_share))
+        kept = (tokens["advantage"] > beta) | tokens["confident"]
         progress = (step + 1) / STEPS
         if progress < schedule.warmup_ratio:
             continue
@@ -150,8 +150,9 @@ def filter_steps(schedule, tables: list[dict[str, np.ndarray]]) -> list[tuple[fl
         now = np.quantile(tokens["advantage"][~tokens["confident"]], 1 - guaranteed)
         quantile = now if quantile is None else 0.9 * quantile + 0.1 * now
         beta = schedule.end if ramped == 1.0 else min(schedule.end, quantile)
-        share = 0.9 * share + 0.1 * kept
-    return history + [(beta, share)]
+        share = 0.9 * share + 0.1 * kept.mean()
+        unsure_share = 0.9 * unsure_share + 0.1 * kept[~tokens["confident"]].mean()
+    return history + [(beta, share, unsure_share)]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_training_logs_equal_the_definitions(
     assert 0.05 < join(steps)["confident"].mean() < 0.5
     history = filter_steps(trainer.filter_schedule, steps)
     losses = []
-    for number, (tokens, (beta, share)) in enumerate(zip(steps, history, strict=False)):
+    for number, (tokens, (beta, share, unsure_share)) in enumerate(zip(steps, history, strict=False)):
         tokens["kept"] = (tokens["advantage"] > beta) | tokens["confident"]
         tokens["weight"] = tokens["kept"].astype(float)
         if actor_objective == "sft":
@@ -196,7 +197,7 @@ def test_training_logs_equal_the_definitions(
         count = len(tokens["logp"])
         actor = -(tokens["weight"] * tokens["logp"]).sum() / count
         if actor_normalizer == "kept":
-            actor /= share
+            actor /= unsure_share if actor_objective == "afsft" else share
         losses.append(0.5 * actor + 1.5 * tokens["critic_error"].sum() / count)
 
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -206,7 +207,7 @@ def test_training_logs_equal_the_definitions(
         expected = written_out_metrics(join(steps[logged]))
         for name, value in expected.items():
             assert entry[name] == pytest.approx(value, abs=2e-5), (name, i)
-        beta, share = history[(i + 1) * WINDOW]
+        beta, share, _ = history[(i + 1) * WINDOW]
         assert entry["beta"] == pytest.approx(beta, abs=1e-5)
         assert entry["kept_share"] == pytest.approx(share, abs=1e-6)
         assert entry["loss"] == pytest.approx(np.mean(losses[logged]), rel=1e-4)
@@ -218,7 +219,7 @@ def test_training_logs_equal_the_definitions(
 @pytest.mark.parametrize("actor_objective", ["afsft", "epg"])
 def test_held_out_metrics_are_over_all_tokens_whatever_the_batch_size(slow, make_trainer, batch_size, actor_objective):
     trainer = make_trainer(per_device_eval_batch_size=batch_size, actor_objective=actor_objective)
-    trainer.model.filter_state.beta, trainer.model.filter_state.kept_share = 0.1, 0.8
+    trainer.model.filter_state.beta, trainer.model.filter_state.kept_unsure_share = 0.1, 0.8
     tokens = join(token_table(slow, trainer, HELD_OUT, seed=22))
     tokens["kept"] = (tokens["advantage"] > 0.1) | tokens["confident"]
     tokens["weight"] = tokens["kept"].astype(float)

@@ -27,7 +27,7 @@ def run(
         advantages = torch.randn(2000, generator=generator, dtype=torch.float64) + mean
         kept = (advantages > state.beta).double().mean().item()
         history.append((step / steps, state.beta, kept))
-        state.update(schedule, (step + 1) / steps, advantages, kept)
+        state.update(schedule, (step + 1) / steps, advantages, kept, kept)
     history.append((1.0, state.beta, math.nan))
     return history
 
@@ -57,7 +57,7 @@ def test_the_ramp_ends_where_it_should_despite_rounding(warmup, ramp):
     """(1 - .9) / .1 is a little less than 1 in floating point."""
     state = FilterState()
     schedule = FilterSchedule(0.0, warmup, ramp, 0.0)
-    state.update(schedule, warmup + ramp, torch.linspace(-9, -1, 50), 1.0)
+    state.update(schedule, warmup + ramp, torch.linspace(-9, -1, 50), 1.0, 1.0)
     assert schedule.guaranteed_share(warmup + ramp) == 0.0
     assert state.beta == 0.0
 
@@ -86,17 +86,26 @@ def test_the_share_is_guaranteed_among_tokens_the_policy_is_unsure_of():
     """Tokens kept for confidence do not count towards it; the threshold is a quantile of the others."""
     state = FilterState()
     unsure = torch.arange(100, dtype=torch.float64)
-    state.update(FilterSchedule(math.inf, 0.0, 0.0, 0.25), 0.5, unsure, 0.9)
+    state.update(FilterSchedule(math.inf, 0.0, 0.0, 0.25), 0.5, unsure, 0.9, 0.3)
     assert (unsure > state.beta).sum() == 25
     assert state.kept_share == pytest.approx(0.9 * 1.0 + 0.1 * 0.9)
+    assert state.kept_unsure_share == pytest.approx(0.9 * 1.0 + 0.1 * 0.3)
+
+
+def test_the_actors_pull_stays_what_it_was_while_the_filter_tightens():
+    """Divided by the share of what the filter decides on; by all that random_filter drops; by nothing else's."""
+    state = FilterState(kept_share=0.9, kept_unsure_share=0.25)
+    shares = {"afsft": 0.25, "random_filter": 0.9, "sft": 1.0, "awr": 1.0, "epg": 1.0}
+    assert {name: state.share_to_divide_by(name) for name in shares} == shares
+    assert FilterState(kept_unsure_share=0.001).share_to_divide_by("afsft") == 0.1
 
 
 def test_a_step_without_unsure_tokens_leaves_the_threshold():
     state = FilterState()
     schedule = FilterSchedule(0.0, 0.0, 0.0, 0.5)
-    state.update(schedule, 0.5, torch.tensor([-2.0, -1.0]), 1.0)
+    state.update(schedule, 0.5, torch.tensor([-2.0, -1.0]), 1.0, 1.0)
     before = state.beta
-    state.update(schedule, 0.6, torch.tensor([]), 1.0)
+    state.update(schedule, 0.6, torch.tensor([]), 1.0, 1.0)
     assert state.beta == before == pytest.approx(-1.5)
 
 
@@ -109,7 +118,7 @@ def test_the_order_of_micro_batches_does_not_reach_the_state():
         state = FilterState()
         for i, advantages in enumerate(steps):
             order = torch.randperm(101, generator=torch.Generator().manual_seed(seed)) if seed else slice(None)
-            state.update(schedule, 0.1 * (i + 1), advantages[order], 0.5)
+            state.update(schedule, 0.1 * (i + 1), advantages[order], 0.5, 0.4)
         states.append(state)
     assert all(state == states[0] for state in states)
 
@@ -120,11 +129,11 @@ def test_a_state_survives_its_file(steps):
     generator = torch.Generator().manual_seed(0)
     state = FilterState()
     for step in range(steps):
-        state.update(schedule, step / 150, torch.randn(50, generator=generator), 0.7)
+        state.update(schedule, step / 150, torch.randn(50, generator=generator), 0.7, 0.6)
     restored = FilterState(**json.loads(json.dumps(state.to_dict())))
     assert restored == state
     for each in (state, restored):
-        each.update(schedule, 0.9, torch.arange(9.0), 0.5)
+        each.update(schedule, 0.9, torch.arange(9.0), 0.5, 0.4)
     assert restored == state
 
 

@@ -32,16 +32,6 @@ def lamp() -> type[Lamp]:
 
 
 @pytest.fixture(scope="session")
-def base_folder(tiny_vlm, tmp_path_factory) -> str:
-    """The tiny LLaVA and its processor, saved as any base model is."""
-    make, processor = tiny_vlm
-    folder = tmp_path_factory.mktemp("base")
-    make().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
 def logs() -> Dataset:
     """Twenty episodes of a random agent."""
     return episodes_to_dataset(play_episodes(Lamp, BehaviorPolicy("random"), 20, seed=1))

@@ -16,16 +16,6 @@ from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
 
 
 @pytest.fixture(scope="session")
-def base_folder(tiny_vlm, tmp_path_factory) -> str:
-    """The tiny LLaVA and its processor, saved as any base model is."""
-    make, processor = tiny_vlm
-    folder = tmp_path_factory.mktemp("base")
-    make().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
 def episodes() -> Dataset:
     """Twelve episodes of three to five turns, one in four truncated; actions are JSON, bare text and nothing at all."""
     pixels = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
