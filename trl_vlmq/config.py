@@ -63,6 +63,9 @@ class AFSFTConfig(TrainingArguments):
             Threshold of the advantage filter after the ramp (paper: 0).
         filter_warmup_ratio (`float`, *optional*, defaults to `0.35`):
             Share of training at beta = -inf (ours).
+        filter_min_explained_variance (`float`, *optional*):
+            Share of the variance of its targets that the critic must explain before the filter starts, whatever
+            `filter_warmup_ratio` says; `None` asks for nothing (ours).
         filter_ramp_ratio (`float`, *optional*, defaults to `0.25`):
             Share of training over which the filter tightens (ours).
         filter_keep_fraction (`float`, *optional*, defaults to `0.1`):
@@ -173,6 +176,10 @@ class AFSFTConfig(TrainingArguments):
         default=0.35,
         metadata={"help": "Share of training with beta = -inf (paper: -inf at first; the share is ours)."},
     )
+    filter_min_explained_variance: float | None = field(
+        default=None,
+        metadata={"help": "Explained variance of the critic's targets before the filter may start. Ours."},
+    )
     filter_ramp_ratio: float = field(
         default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
     )
@@ -247,6 +254,7 @@ class AFSFTConfig(TrainingArguments):
             ("token_gamma", 0, 1),
             ("target_tau", 0, 1),
             ("filter_warmup_ratio", 0, 1),
+            ("filter_min_explained_variance", -math.inf, 1),
             ("filter_ramp_ratio", 0, 1),
             ("filter_keep_fraction", 0, 1),
             ("filter_keep_confident", 0, 1),
@@ -284,7 +292,11 @@ class AFSFTConfig(TrainingArguments):
     def filter_schedule(self) -> FilterSchedule:
         """The filter's schedule that these arguments describe."""
         return FilterSchedule(
-            self.filter_beta, self.filter_warmup_ratio, self.filter_ramp_ratio, self.filter_keep_fraction
+            self.filter_beta,
+            self.filter_warmup_ratio,
+            self.filter_ramp_ratio,
+            self.filter_keep_fraction,
+            self.filter_min_explained_variance,
         )
 
     def replay_kwargs(self) -> dict[str, Any]:

@@ -15,14 +15,15 @@ _SMALLEST_SHARE = 0.1
 class FilterSchedule:
     """The threshold beta from -inf to its end value, over the course of training.
 
-    For the first `warmup_ratio` of training beta is -inf: plain SFT, while the critic learns. Over the next
-    `ramp_ratio` the share of tokens that is guaranteed to be kept falls from 1 to `keep_fraction`, and
+    For the first `warmup_ratio` of training beta is -inf: plain SFT, while the critic learns; longer if the critic does
+    not explain `min_explained_variance` of its targets yet, since a filter that trusts a poor critic imitates its
+    mistakes. Over the next `ramp_ratio` the share of tokens that is guaranteed to be kept falls from 1 to `keep_fraction`, and
 
         beta = min(end, the quantile of A above which that share of tokens lies)
 
     so that the filter needs no knowledge of the scale of rewards on its way to `end`. `keep_fraction` = 0 gives the
     paper's rule beta -> `end` (0); `end` = inf gives a schedule over the kept fraction alone. The warm-up and the end
-    value are the paper's, the ramp over quantiles is ours.
+    value are the paper's, the gate and the ramp over quantiles are ours.
 
     Args:
         end (`float`):
@@ -33,19 +34,25 @@ class FilterSchedule:
             Share of training over which the filter tightens.
         keep_fraction (`float`):
             Share of unsure tokens that is kept whatever their advantage.
+        min_explained_variance (`float`, *optional*):
+            Running explained variance of the critic before the filter starts; `None` asks for nothing.
     """
 
     end: float
     warmup_ratio: float
     ramp_ratio: float
     keep_fraction: float
+    min_explained_variance: float | None = None
 
-    def guaranteed_share(self, progress: float) -> float | None:
-        """Share of tokens kept at `progress` in [0, 1] of training; `None` during the warm-up."""
-        if progress < self.warmup_ratio:
-            return None
+    def may_start(self, progress: float, explained_variance: float) -> bool:
+        """Whether the warm-up is over at `progress` in [0, 1] of training, with such a critic."""
+        ready = self.min_explained_variance is None or explained_variance >= self.min_explained_variance
+        return ready and progress >= self.warmup_ratio
+
+    def guaranteed_share(self, progress: float, started: float) -> float:
+        """Share of tokens kept at `progress` of training, if the filter started at `started`."""
         # Rounded, since a ramp of .1 after .9 would otherwise end a hair below 1.
-        ramped = 1.0 if self.ramp_ratio == 0 else min(1.0, round((progress - self.warmup_ratio) / self.ramp_ratio, 9))
+        ramped = 1.0 if self.ramp_ratio == 0 else min(1.0, round((progress - started) / self.ramp_ratio, 9))
         return 1.0 + ramped * (self.keep_fraction - 1.0)
 
 
@@ -65,6 +72,10 @@ class FilterState:
             Running share of action tokens that the filter keeps.
         kept_unsure_share (`float`, *optional*, defaults to `1.0`):
             The same of those that are not kept for confidence.
+        explained_variance (`float`, *optional*, defaults to `0.0`):
+            Running share of the variance of its targets that the critic explains.
+        started (`float`, *optional*):
+            Progress of training at which the filter started; `None` before.
         step (`int`, *optional*, defaults to `0`):
             Optimiser steps done; random draws are hashed from it.
     """
@@ -74,6 +85,8 @@ class FilterState:
     quantile: float | None = None
     kept_share: float = 1.0
     kept_unsure_share: float = 1.0
+    explained_variance: float = 0.0
+    started: float | None = None
 
     _MOMENTUM = 0.9
 
@@ -84,6 +97,7 @@ class FilterState:
         unsure_advantages: torch.Tensor,
         kept_fraction: float,
         kept_unsure_fraction: float,
+        explained_variance: float = 0.0,
     ) -> None:
         """Advance by one optimiser step.
 
@@ -98,12 +112,17 @@ class FilterState:
                 Share of the step's action tokens that the filter kept.
             kept_unsure_fraction (`float`):
                 The same of those that are not kept for confidence.
+            explained_variance (`float`, *optional*, defaults to `0.0`):
+                Share of the variance of the step's targets that the critic explains.
         """
         self.step += 1
-        share = schedule.guaranteed_share(progress)
-        if share is None:
-            return
         momentum = self._MOMENTUM
+        self.explained_variance = momentum * self.explained_variance + (1 - momentum) * explained_variance
+        if self.started is None:
+            if not schedule.may_start(progress, self.explained_variance):
+                return
+            self.started = schedule.warmup_ratio if schedule.min_explained_variance is None else progress
+        share = schedule.guaranteed_share(progress, self.started)
         if unsure_advantages.numel():
             # Sorted in float64 first: the result must not depend on the order in which micro-batches arrived.
             now = torch.quantile(unsure_advantages.double().sort().values, 1.0 - share).item()

@@ -34,12 +34,11 @@ def summarise_tokens(tokens: torch.Tensor, with_critic: bool) -> dict[str, float
     }
     if not with_critic:
         return metrics
-    error, target = column["q"] - column["target"], column["target"]
-    spread = target.var(unbiased=False)
+    error = column["q"] - column["target"]
     metrics |= {
         "critic_loss": column["critic_error"].mean().item(),
         "td_error": error.abs().mean().item(),
-        "explained_variance": (1 - error.var(unbiased=False) / spread).item() if spread > 0 else 0.0,
+        "explained_variance": explained_variance(column["q"], column["target"]),
     }
     # Choice tokens that the policy is not sure of: where there is something to decide.
     choice = (column["role"] == TokenRole.CHOICE) & (column["confident"] == 0)
@@ -55,6 +54,12 @@ def summarise_tokens(tokens: torch.Tensor, with_critic: bool) -> dict[str, float
         if chosen.any():
             metrics[f"kept_{role.name.lower()}"] = column["kept"][chosen].mean().item()
     return metrics
+
+
+def explained_variance(prediction: torch.Tensor, target: torch.Tensor) -> float:
+    """1 - var(target - prediction) / var(target) over two tensors of one shape; 0 where all targets are the same."""
+    spread = target.var(unbiased=False)
+    return (1 - (target - prediction).var(unbiased=False) / spread).item() if spread > 0 else 0.0
 
 
 def _distribution(name: str, values: torch.Tensor) -> dict[str, float]:

@@ -29,7 +29,7 @@ from .lengths import check_lengths
 from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
-from .token_metrics import summarise_tokens, token_columns
+from .token_metrics import explained_variance, summarise_tokens, token_columns
 from .validation import validate_episodes
 from .vocabulary import check_vocabulary
 
@@ -241,6 +241,13 @@ class AFSFTTrainer(Trainer):
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self._interrupt.restore()
+        state, gate = self.model.filter_state, self.args.filter_min_explained_variance
+        if self.model.critic is not None and gate is not None and state.started is None:
+            logger.warning(
+                "The filter never started: the critic explains %.2f of its targets' variance, "
+                "filter_min_explained_variance=%s. Train longer, or look at what the model can see.",
+                state.explained_variance, gate,
+            )  # fmt: skip
         if self._interrupt.interrupted:
             folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
             if not os.path.isdir(folder):  # the last step was over, or save_total_limit kept only the best model
@@ -316,7 +323,12 @@ class AFSFTTrainer(Trainer):
         unsure = column["confident"] == 0
         kept_unsure = column["kept"][unsure].mean().item() if unsure.any() else 1.0
         self.model.filter_state.update(
-            self.filter_schedule, progress, column["advantage"][unsure], column["kept"].mean().item(), kept_unsure
+            self.filter_schedule,
+            progress,
+            column["advantage"][unsure],
+            column["kept"].mean().item(),
+            kept_unsure,
+            explained_variance(column["q"], column["target"]),
         )
 
     def _gather(self, tokens: torch.Tensor) -> torch.Tensor:

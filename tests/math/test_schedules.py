@@ -58,7 +58,7 @@ def test_the_ramp_ends_where_it_should_despite_rounding(warmup, ramp):
     state = FilterState()
     schedule = FilterSchedule(0.0, warmup, ramp, 0.0)
     state.update(schedule, warmup + ramp, torch.linspace(-9, -1, 50), 1.0, 1.0)
-    assert schedule.guaranteed_share(warmup + ramp) == 0.0
+    assert schedule.guaranteed_share(warmup + ramp, warmup) == 0.0
     assert state.beta == 0.0
 
 
@@ -98,6 +98,22 @@ def test_the_actors_pull_stays_what_it_was_while_the_filter_tightens():
     shares = {"afsft": 0.25, "random_filter": 0.9, "sft": 1.0, "awr": 1.0, "epg": 1.0}
     assert {name: state.share_to_divide_by(name) for name in shares} == shares
     assert FilterState(kept_unsure_share=0.001).share_to_divide_by("afsft") == 0.1
+
+
+def test_the_filter_waits_for_a_critic_that_explains_its_targets():
+    """The running explained variance passes 0.5 at its seventh step of 1: 1 - 0.9^7 > 0.5 > 1 - 0.9^6."""
+    schedule, state = FilterSchedule(math.inf, 0.1, 0.2, 0.5, min_explained_variance=0.5), FilterState()
+    advantages = torch.arange(1000, dtype=torch.float64)
+    for step in range(20):
+        state.update(schedule, 0.1 + 0.01 * step, advantages, 1.0, 1.0, 0.0)
+    assert state.started is None and state.beta == -math.inf
+    for step in range(1, 8):
+        assert state.started is None
+        state.update(schedule, 0.3 + 0.01 * step, advantages, 1.0, 1.0, 1.0)
+    assert state.started == pytest.approx(0.37) and (advantages > state.beta).sum() == 999
+    for step in range(60):  # what the critic does later changes nothing
+        state.update(schedule, 0.37 + 0.01 * step, advantages, 1.0, 1.0, -5.0)
+    assert (advantages > state.beta).double().mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_step_without_unsure_tokens_leaves_the_threshold():
