@@ -214,7 +214,8 @@ def go_online(
     run.segments_per_epoch = online.online_steps * run.per_device_train_batch_size
     run.learning_rate, run.lr_scheduler_type = online.online_learning_rate, "constant_with_warmup"
     run.critic_learning_rate = online.online_learning_rate
-    run.filter_warmup_ratio = run.filter_ramp_ratio = 0.0  # the critic is there already
+    run.filter_warmup_ratio, run.filter_ramp_ratio = 0.0, 0.0  # the critic is there already
+    run.filter_min_explained_variance = None
     play = OnlineRolloutCallback(
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
         episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=16,

@@ -147,6 +147,7 @@ class OnlineRolloutCallback(TrainerCallback):
                 f"{accelerator.num_processes} process(es): every one plays at least one."
             )
         self._shards = EpisodeShards(folder, accelerator.process_index, accelerator.num_processes)
+        self._trainer.train_dataset.clear_online()
         self._added_rounds = 0
         self.env_steps = 0
         if accelerator.is_main_process:
@@ -319,7 +320,7 @@ class OnlineRolloutCallback(TrainerCallback):
 _WHAT_MAKES_A_RUN = (
     "actor_objective", "actor_coef", "actor_normalizer", "advantage_baseline", "critic_coef", "critic_learning_rate",
     "critic_hidden_size", "critic_trunk_gradient", "num_critics", "gamma", "token_gamma", "td_horizon", "reward_scale",
-    "target_tau", "filter_beta", "filter_warmup_ratio", "filter_ramp_ratio", "filter_keep_fraction",
+    "target_tau", "filter_beta", "filter_warmup_ratio", "filter_ramp_ratio", "filter_min_explained_variance", "filter_keep_fraction",
     "filter_keep_confident", "segment_length", "segments_per_epoch", "online_share", "online_share_epochs",
     "replay_capacity_turns", "replay_capacity_bytes", "replay_priority", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "optim",

@@ -133,16 +133,13 @@ class ReplayBuffer(TorchDataset):
         self.prioritization = prioritization or Prioritization()
         self.seed = seed
         self.version, self.epoch, self._has_begun = 0, 0, False
-        self.first_online_epoch: int | None = None
-        self._offline, self._online = _Half(self.prioritization), _Half(self.prioritization)
+        self._offline = _Half(self.prioritization)
         if dataset is not None:
             self._offline.append(SegmentTable(dataset, segment_length))
         self._offline_rows = 0 if dataset is None else len(dataset)
-        self._next_row = self._offline_rows
-        self._episode_bytes: list[list[int]] = []  # of each online table
         self._resumed: dict[str, np.ndarray] | None = None
         self._offline.rebuild()
-        self._online.rebuild()
+        self.clear_online()
         self._length = segments_per_epoch or len(self._offline)
         self._identity = segments_per_epoch is None and self.prioritization.by == "uniform"
         self._pass: tuple[int, np.ndarray] | None = None
@@ -193,6 +190,14 @@ class ReplayBuffer(TorchDataset):
         return int(self._pass[1][place])
 
     # ---- What changes it ----
+
+    def clear_online(self) -> None:
+        """Forget all online episodes, for a run that begins or is resumed."""
+        self.first_online_epoch: int | None = None
+        self._online = _Half(self.prioritization)
+        self._online.rebuild()
+        self._next_row = self._offline_rows
+        self._episode_bytes: list[list[int]] = []  # of each online table
 
     def begin_epoch(self, epoch: int) -> None:
         """

@@ -186,6 +186,14 @@ def test_a_resumed_run_may_have_another_learning_rate(make_trainer, make_callbac
     assert resumed.state.global_step == 12
 
 
+def test_training_again_plays_nothing_twice(make_trainer, make_callback, rounds_of):
+    trainer = make_trainer(make_callback())
+    trainer.train()
+    once = trainer.train_dataset.num_online_episodes
+    trainer.train()
+    assert trainer.train_dataset.num_online_episodes == once == 18
+
+
 def test_lost_rounds_are_said_to_be_lost(make_trainer, make_callback, tmp_path, caplog):
     first = make_trainer(make_callback(), save_strategy="steps", save_steps=8)
     first.train()

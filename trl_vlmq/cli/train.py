@@ -87,7 +87,7 @@ SECTIONS = {
     ],
     "VLM Q-Learning": [
         "actor_objective", "gamma", "reward_scale", "td_horizon", "critic_learning_rate", "filter_warmup_ratio",
-        "filter_ramp_ratio", "filter_beta", "filter_keep_fraction", "segment_length",
+        "filter_ramp_ratio", "filter_min_explained_variance", "filter_beta", "filter_keep_fraction", "segment_length",
     ],
     "training": [
         "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
