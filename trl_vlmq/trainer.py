@@ -234,6 +234,7 @@ class AFSFTTrainer(Trainer):
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
+        self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
         self._last_log_time = time.perf_counter()
         for unfinished in (self._log_tokens, self._window, self._window_rows):
             unfinished.clear()
