@@ -101,7 +101,7 @@ class TrainingArguments(AFSFTConfig):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
     critic_learning_rate: float | None = field(default=3e-3, metadata={"help": "Learning rate of the critic's head."})
     max_steps: int = field(default=1200, metadata={"help": "Optimiser steps of each training."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=20, metadata={"help": "Steps of linear warm-up."})
     save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})

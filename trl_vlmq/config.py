@@ -61,12 +61,12 @@ class AFSFTConfig(TrainingArguments):
             `"online"`: A = Q - V (paper); `"target"`: A = Q - Vbar (ours).
         filter_beta (`float`, *optional*, defaults to `0.0`):
             Threshold of the advantage filter after the ramp (paper: 0).
-        filter_warmup_ratio (`float`, *optional*, defaults to `0.35`):
+        filter_warmup_ratio (`float`, *optional*, defaults to `0.4`):
             Share of training at beta = -inf (ours).
         filter_min_explained_variance (`float`, *optional*):
             Share of the variance of its targets that the critic must explain before the filter starts, whatever
             `filter_warmup_ratio` says; `None` asks for nothing (ours).
-        filter_ramp_ratio (`float`, *optional*, defaults to `0.25`):
+        filter_ramp_ratio (`float`, *optional*, defaults to `0.15`):
             Share of training over which the filter tightens (ours).
         filter_keep_fraction (`float`, *optional*, defaults to `0.1`):
             Share of unsure tokens kept whatever their advantage; 0 is the paper's rule (ours).
@@ -173,7 +173,7 @@ class AFSFTConfig(TrainingArguments):
     )
     filter_beta: float = field(default=0.0, metadata={"help": "Threshold on A after the ramp (paper: 0)."})
     filter_warmup_ratio: float = field(
-        default=0.35,
+        default=0.4,
         metadata={"help": "Share of training with beta = -inf (paper: -inf at first; the share is ours)."},
     )
     filter_min_explained_variance: float | None = field(
@@ -181,7 +181,7 @@ class AFSFTConfig(TrainingArguments):
         metadata={"help": "Explained variance of the critic's targets before the filter may start. Ours."},
     )
     filter_ramp_ratio: float = field(
-        default=0.25, metadata={"help": "Share of training over which the filter tightens. Ours."}
+        default=0.15, metadata={"help": "Share of training over which the filter tightens. Ours."}
     )
     filter_keep_fraction: float = field(
         default=0.1,
