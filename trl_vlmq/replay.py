@@ -345,9 +345,11 @@ class ReplayBuffer(TorchDataset):
                 logger.warning("The checkpoint's priorities are those of other segments: they start anew.")
                 return
         for name, half in (("offline", self._offline), ("online", self._online)):
-            lengths = np.cumsum([len(table) for table in half.tables])[:-1]
+            ends = np.cumsum([len(table) for table in half.tables], dtype=int)
             for what in ("td_errors", "news"):
-                setattr(half, what, [part.copy() for part in np.split(state[f"{name}_{what}"], lengths)])
+                values = state[f"{name}_{what}"]
+                parts = [values[end - len(table) : end] for end, table in zip(ends, half.tables, strict=True)]
+                setattr(half, what, [part.copy() for part in parts])
 
 
 def _in_memory(table: pa.Table, like: Dataset) -> Dataset:

@@ -69,28 +69,28 @@ def test_a_run_that_is_killed_again_and_again_ends_where_it_would_have_ended(sta
     expected = json.loads((whole / "result-0.json").read_text())
     assert expected["step"] == 32 and len(expected["rounds"]) == 3
 
-    rng, survived, before = random.Random(SEED), 0, {}
-    for _ in range(KILLS):
-        process = start(killed)
-        assert before.items() <= stored(killed).items()  # nothing that was there is lost or changed
-        # Later moments are likelier to be hit by nobody: a resumed run is shorter than the first.
-        try:
-            process.wait(timeout=rng.uniform(0, duration))
+    rng, kills, trial = random.Random(SEED), 0, 0
+    while kills < KILLS:
+        killed, before, finished = tmp_path / f"killed-{trial}", {}, False
+        while not finished:
+            process = start(killed)
+            assert before.items() <= stored(killed).items()  # nothing that was there is lost or changed
+            try:
+                process.wait(timeout=rng.uniform(0, duration) if kills < KILLS else 120)
+                assert process.returncode == 0
+                finished = True
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                assert process.wait(timeout=60) == -signal.SIGKILL
+                kills += 1
             process.stdout.close()
-            survived += 1
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(timeout=60) == -signal.SIGKILL
-            process.stdout.close()
-        before = stored(killed)
-    if not survived:
-        finish(start(killed))
-    found = json.loads((killed / "result-0.json").read_text())
-    for name in expected.keys() - {
-        "online_turns"
-    }:  # after a kill beyond the last checkpoint there is nothing left to play
-        assert found[name] == expected[name], name
-    assert episodes(killed) == episodes(whole)
-    ids = [row["episode_id"] for row in episodes(killed) if row["turn"] == 0]
-    assert len(ids) == len(set(ids)) == 72
+            before = stored(killed)
+        found = json.loads((killed / "result-0.json").read_text())
+        for name in expected.keys() - {
+            "online_turns"
+        }:  # killed beyond its last checkpoint it has nothing left to play
+            assert found[name] == expected[name], name
+        assert episodes(killed) == episodes(whole)
+        ids = [row["episode_id"] for row in episodes(killed) if row["turn"] == 0]
+        assert len(ids) == len(set(ids)) == 72
+        trial += 1

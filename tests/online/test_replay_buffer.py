@@ -237,8 +237,11 @@ def test_good_episodes_are_drawn_more_often_by_return():
     assert abs(drawn.sum() / weights.sum() / values.mean() - 1) < 0.05
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 3])
 @pytest.mark.parametrize("midway", [True, False])
-def test_priorities_survive_a_checkpoint(midway):
+def test_priorities_survive_a_checkpoint(midway, rounds):
+    """Taken in epoch 2, of whose three epochs the last `rounds` had episodes of the agent's own."""
+
     def make():
         return ReplayBuffer(
             played([2] * 6), 1, segments_per_epoch=300, seed=4, capacity_turns=10,
@@ -251,19 +254,23 @@ def test_priorities_survive_a_checkpoint(midway):
 
     straight = make()
     for epoch in range(3):
-        straight.add_online(played([4], f"on{epoch}-"), epoch)
+        if epoch >= 3 - rounds:
+            straight.add_online(played([4], f"on{epoch}-"), epoch)
         straight.begin_epoch(epoch)
         errors(straight, epoch)
     state = straight.state_dict()
     resumed = make()
     resumed.load_state_dict(state)
     last = 2 if midway else 3
-    for epoch in range(last + 1):
+    for epoch in range(3 - rounds, last + 1):
         resumed.add_online(played([4], f"on{epoch}-"), epoch)
     if not midway:
         straight.add_online(played([4], "on3-"), 3)
         straight.begin_epoch(3)
     resumed.begin_epoch(last)
+    for buffer in (straight, resumed):
+        errors(buffer, 7)
+        buffer.begin_epoch(last + 1)
     assert everything(resumed) == everything(straight) and resumed.version == straight.version
     for name, values in straight.state_dict().items():
         np.testing.assert_array_equal(resumed.state_dict()[name], values)
