@@ -166,7 +166,7 @@ def draw(path: Path, results: dict[str, list[dict]]) -> None:
     left.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("From logs to random play overnight: does the agent survive?")
+    figure.suptitle("The offline agent plays at random from one moment to the next, and trains on it")
     figure.savefig(path, dpi=150)
 
 
