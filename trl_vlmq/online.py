@@ -221,7 +221,7 @@ class OnlineRolloutCallback(TrainerCallback):
             if done >= high:
                 continue
             numbered = play_numbered_episodes(
-                environment_maker(make, self.env_kwargs), policy, high - max(low, done),
+                make, policy, high - max(low, done), env_kwargs=self.env_kwargs,
                 seed=seed, first_episode=max(low, done), num_envs=self.num_envs,
                 prompt_builder=self.prompt_builder, step_timeout=self.step_timeout, faults=faults,
                 progress=f"round {round_}, {name}" if accelerator.is_main_process else None,

@@ -119,7 +119,7 @@ def play_numbered_episodes(
     seed: int,
     first_episode: int,
     num_envs: int,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env_kwargs: Mapping[str, Any] | None,
     prompt_builder: PromptBuilder | None,
     step_timeout: float | None,
     faults: FaultTolerance | None,
