@@ -32,5 +32,5 @@ lint: $(INSTALLED)  ## check style and formatting
 	$(ACTIVATE) && ruff check . && ruff format --check .
 
 clean:  ## remove the environment, builds and caches, but no outputs
-	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,7 +26,7 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19"],
 }
 EXTRAS["dev"] = [
-    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", *EXTRAS["babyai"], *EXTRAS["deepspeed"],
+    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170", *EXTRAS["babyai"], *EXTRAS["deepspeed"],
 ]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

@@ -191,4 +191,6 @@ def random_valid_action(env: gym.Env, rng: np.random.Generator) -> str:
         )
     actions = world.legal_actions()
     action = actions[int(rng.integers(len(actions)))]
+    if hasattr(world, "write"):
+        return world.write(action)
     return world.grammar.format(action) if hasattr(world, "grammar") else action

@@ -27,3 +27,14 @@ def test_the_examples_in_the_documentation_run():
     while not terminated:
         _, reward, terminated, _, info = env.step(expert.act())
     assert reward == 1.0 and info["success"] and env.elapsed_steps == 3
+
+
+def test_the_examples_of_the_games_run_and_print_what_the_page_says(capsys):
+    page = PAGE.with_name("gym_cards.md").read_text(encoding="utf-8")
+    namespace = {}
+    for example in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(compile(example, "gym_cards.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    percentages = re.findall(r"^\| .* \| (\d\d\.\d\d)% \| -0\.\d{3} \|$", page, re.MULTILINE)
+    assert len(percentages) == 5
+    assert [f"{100 * float(win):.2f}" for win in re.findall(r"Score\(win=([^,]*),", printed)] == percentages

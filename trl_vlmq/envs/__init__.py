@@ -11,7 +11,7 @@ import re
 import gymnasium
 
 from trl_vlmq.envs.checker import EnvironmentCheckError, check_text_action_env
-from trl_vlmq.envs.grammar import JsonActionGrammar
+from trl_vlmq.envs.grammar import JsonActionGrammar, LenientJsonActionGrammar
 from trl_vlmq.envs.prompts import PromptBuilder
 from trl_vlmq.envs.text_action import (
     Behavior,
@@ -37,7 +37,13 @@ def _register_babyai() -> None:
         )
 
 
+def _register_gym_cards() -> None:
+    for game in ("NumberLine", "EZPoints", "Points24", "Blackjack"):
+        gymnasium.register(id=f"trl_vlmq/{game}-v0", entry_point=f"trl_vlmq.envs.gym_cards:{game}Env")
+
+
 _register_babyai()
+_register_gym_cards()
 
 __all__ = [
     "Behavior",
@@ -45,6 +51,7 @@ __all__ = [
     "EnvironmentCheckError",
     "FreeText",
     "JsonActionGrammar",
+    "LenientJsonActionGrammar",
     "Outcome",
     "PromptBuilder",
     "TextActionEnv",

@@ -78,7 +78,7 @@ class _PlannedBehavior:
     def act(self) -> str:
         if self.level.grid is not self._grid:
             raise RuntimeError("This behavior's episode is over: make another one after each reset.")
-        return self.env.grammar.format(self._choose())
+        return self.env.write(self._choose())
 
     def _choose(self) -> str:
         raise NotImplementedError

@@ -99,7 +99,7 @@ class RandomBehavior:
         self.env, self.rng = env, rng
 
     def act(self) -> str:
-        return self.env.grammar.format(self.env.draw_legal_action(self.rng))
+        return self.env.write(self.env.draw_legal_action(self.rng))
 
 
 class TextActionEnv(gymnasium.Env, ABC):
@@ -272,6 +272,10 @@ class TextActionEnv(gymnasium.Env, ABC):
         if not self._in_episode:
             raise gymnasium.error.ResetNeeded("A behavior lives for one episode: call reset() before make_behavior().")
         return RandomBehavior(self, rng) if name == "random" else self._make_behavior(name, rng)
+
+    def write(self, action: str) -> str:
+        """The completion text with which a scripted agent takes this action now."""
+        return self.grammar.format(action)
 
     def draw_legal_action(self, rng: np.random.Generator) -> str:
         """One of the legal actions, uniformly."""
