@@ -14,6 +14,7 @@ REQUIRED = [
     "gymnasium>=1.4",
     "evaluate>=0.4.6",
     "numpy>=2.4",
+    "scipy>=1.17",
     "pillow>=13.0",
     "safetensors>=0.8",
     "matplotlib>=3.11",

@@ -44,7 +44,15 @@ from trl_vlmq import (
     load_episodes,
 )
 from trl_vlmq.critic import CRITIC_WEIGHTS
-from trl_vlmq.diagnostics import comparison_table, filter_by_behavior, plot_comparison, rank_actions
+from trl_vlmq.diagnostics import (
+    calibrate_returns,
+    calibrate_tokens,
+    comparison_table,
+    plot_calibration,
+    plot_comparison,
+    rank_actions,
+    report_filter,
+)
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, parse_mixture, split_episodes
@@ -198,7 +206,7 @@ def main() -> None:
         trainer.save_state()
         save_prompt(env["prompt_builder"], run.output_dir)
         if trainer.model.critic is not None:
-            critics[objective] = examine_critic(trainer.model, eval_dataset, env)
+            critics[objective] = examine_critic(trainer.model, eval_dataset, env, out / f"{objective}_critic.png")
         curves[objective] = curve.curve
         for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             name = f"{objective} ({how})"
@@ -307,17 +315,22 @@ def play_final(evaluate, backbone, num_episodes: int, name: str, temperature: fl
     return evaluate(policy=policy, num_episodes=num_episodes, progress=name)
 
 
-def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict) -> dict[str, dict]:
-    """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep?"""
+def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict, figure: Path) -> dict[str, dict]:
+    """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep, is Q right?"""
     ranking = rank_actions(model, policy=BehaviorPolicy("random"), **env).summary()
     print(
         f"Q of the expert's action against the others in {ranking['states']} states of the random policy: AUROC "
         f"{ranking['auroc']:.2f}; highest in {ranking['q_agreement']:.0%}, likeliest in {ranking['policy_agreement']:.0%}"
     )
-    kept = filter_by_behavior(model, held_out)
+    kept = report_filter(model, held_out).by_behavior()
     for name, numbers in kept.items():
         print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
-    return {"ranking": ranking, "filter": kept}
+    tokens = calibrate_tokens(model, held_out)
+    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=16)
+    returns = calibrate_returns(model, policy=policy, num_episodes=100, **env)
+    print(f"{tokens.verdict()}\n{returns.verdict()}")
+    plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")
+    return {"ranking": ranking, "filter": kept, "tokens": tokens.summary(), "returns": returns.summary()}
 
 
 def report(
@@ -362,7 +375,7 @@ def report(
     (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "results.md").write_text(table + "\n")
     save_outcomes(out, results)
-    print(f"\nFigure: {figure}\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
+    print(f"\nFigures: {figure}, {out}/*_critic.png\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
     print(
         f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']} "
         f"--env_kwargs '{json.dumps(env['env_kwargs'])}'"

@@ -147,6 +147,15 @@ class ReplayBuffer(TorchDataset):
     def __len__(self) -> int:
         return self._length
 
+    def logged(self, name: str) -> np.ndarray:
+        """A column of numbers of the logs, [offline turns]; empty without logs."""
+        tables = self._offline.tables
+        return (
+            np.concatenate([table.dataset.with_format("numpy")[name][:] for table in tables])
+            if tables
+            else np.zeros(0)
+        )
+
     # ---- What an index means ----
 
     def __getitem__(self, index: int) -> Segment:

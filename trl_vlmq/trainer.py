@@ -29,6 +29,7 @@ from .lengths import check_lengths
 from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
+from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 from .validation import validate_episodes
 from .vocabulary import check_vocabulary
@@ -127,6 +128,7 @@ class AFSFTTrainer(Trainer):
             callbacks=[*(callbacks or []), self._interrupt, self._hooks],
             optimizers=optimizers,
         )
+        self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, OnlineRolloutCallback):
                 self._go_online(callback)

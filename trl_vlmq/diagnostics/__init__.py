@@ -1,9 +1,28 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Tables and figures for people, and whether the critic can be trusted."""
 
+from trl_vlmq.signatures import SIGNS, FailureSignatureCallback
+
 from .action_ranking import ActionRanking, rank_actions
+from .calibration_figure import plot_calibration
 from .comparison import comparison_table, plot_comparison
-from .filtering import filter_by_behavior
+from .filtering import FilterReport, report_filter
+from .return_calibration import ReturnCalibration, calibrate_returns
+from .token_calibration import TokenCalibration, calibrate_tokens
 
 
-__all__ = ["ActionRanking", "comparison_table", "filter_by_behavior", "plot_comparison", "rank_actions"]
+__all__ = [
+    "SIGNS",
+    "ActionRanking",
+    "FailureSignatureCallback",
+    "FilterReport",
+    "ReturnCalibration",
+    "TokenCalibration",
+    "calibrate_returns",
+    "calibrate_tokens",
+    "comparison_table",
+    "plot_calibration",
+    "plot_comparison",
+    "rank_actions",
+    "report_filter",
+]

@@ -16,6 +16,8 @@ from trl_vlmq.roles import TokenRole
 from trl_vlmq.rollout import MakeEnv, play_episodes
 from trl_vlmq.statistics import wilson_interval
 
+from .batches import require_critic
+
 
 @dataclass
 class ActionRanking:
@@ -132,8 +134,7 @@ def rank_actions(
     Raises:
         ValueError: if the model has no critic.
     """
-    if model.critic is None:
-        raise ValueError("The model has no critic to ask: it was trained with actor_objective='sft', critic_coef=0.")
+    require_critic(model)
     recorder = _WithOracle(policy, oracle)
     for _ in play_episodes(
         make_env, recorder, num_episodes, seed=seed, env_kwargs=env_kwargs, prompt_builder=prompt_builder
