@@ -1,17 +1,17 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""Pre-train the embedded tiny VLM to describe pictures of BabyAI, and nothing else.
+"""Pre-train an embedded tiny VLM to describe pictures of one domain, and nothing else.
 
-The model learns to answer four kinds of question about randomly generated views: describe everything, where is a named
-object, what is at a named place, and in which direction lies the (nearest) object that a mission names. It never sees an
-action, a reward or a trajectory. Tokens that no caption uses (action words among them) are masked out of the softmax, so
+The model learns to answer questions about randomly generated pictures (`captions_babyai.py`, `captions_cards.py`). It never
+sees an action, a reward or a trajectory. Tokens that no caption uses (action words among them) are masked out of the softmax, so
 that their rows keep their random initial directions.
 
 Make weights of your own (the last digits depend on the number of processes and threads):
 
     torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir outputs/tiny-babyai
+    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --domain cards --output_dir outputs/tiny-cards
 
-The packaged ones were not made in one go, but in three stages of 3,600, 3,500 and 2,600 steps, each with views of its own and from
-the weights of the one before (`--init_from`), while the questions were still being improved: docs/experiment_log.md,
+The packaged `tiny-babyai` was not made in one go, but in three stages of 3,600, 3,500 and 2,600 steps, each with views of
+its own and from the weights of the one before (`--init_from`), while the questions were still being improved: docs/experiment_log.md,
 experiments 1, 6 and 8.
 
 With several processes each makes views of its own and takes its share of the batch, which on a CPU is much faster than
@@ -22,45 +22,24 @@ A quick look at whether it learns:
     python examples/pretrain_tiny_vlm.py --num_layouts 300 --steps 100 --output_dir outputs/tiny-babyai-quick
 """
 
-import contextlib
-import io
+import importlib
 import json
 import os
 import random
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
-import gymnasium as gym
-import minigrid  # noqa: F401  (registers the levels)
 import numpy as np
 import torch
 import torch.nn.functional as F
-from minigrid.core.constants import COLOR_NAMES
-from minigrid.core.world_object import Ball, Box, Key
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser, set_seed
 
 from trl_vlmq.backbones.tiny import build_tiny_tokenizer, build_tiny_vlm
-from trl_vlmq.envs.babyai_view import describe_view, place, view_cells, visible_objects
-
-
-LEVELS = (
-    "GoToLocalS5N2", "GoToLocalS6N2", "GoToLocalS6N4", "GoToLocalS7N5", "GoToLocalS8N7", "PickupLoc", "GoToDoor",
-    "OpenDoor", "GoToObjDoor", "ActionObjDoor", "GoTo", "UnlockLocal",
-)  # fmt: skip
-KINDS = ("ball", "box", "key", "door")
-DESCRIBE = "Describe what you see."
-# Wording that environments use, for the tokenizer's merges only; the weights are never trained on it.
-TOKENIZER_TEXTS = (
-    '{"action": "turn left"}', '{"action": "turn right"}', '{"action": "go forward"}', '{"action": "pick up"}',
-    '{"action": "drop"}', '{"action": "toggle"}', "Mission: go to the red ball.\n", "Mission: pick up a grey box.\n",
-    "Mission: open the blue door.\n", "Mission: put the green key next to the purple box.\n",
-    "Actions: turn left, turn right, go forward, pick up, drop, toggle.\n", 'Answer: {"action": "..."}',
-    "Earlier: turn left; go forward.", "on your left", "on your right", "in front of you", "behind you",
-    "then", "after you", "and",
-)  # fmt: skip
 
 
 @dataclass
@@ -68,8 +47,9 @@ class PretrainArguments:
     """Arguments of the pre-training script."""
 
     output_dir: str = field(metadata={"help": "Folder for the model and its processor."})
+    domain: str = field(default="babyai", metadata={"help": "What the pictures show: babyai or cards."})
     seed: int = field(default=0, metadata={"help": "Seed of the layouts, the questions and the weights."})
-    num_layouts: int = field(default=8000, metadata={"help": "Random grids; six views are taken from each."})
+    num_layouts: int = field(default=8000, metadata={"help": "Random grids or games; six views are taken from each."})
     steps: int = field(default=3600, metadata={"help": "Optimiser steps."})
     batch_size: int = field(default=64, metadata={"help": "Views per step, each with several questions."})
     questions: int = field(default=4, metadata={"help": "Questions about each view and step."})
@@ -80,87 +60,10 @@ class PretrainArguments:
     held_out: int = field(default=500, metadata={"help": "Unseen views that the accuracy is measured on."})
 
 
-@dataclass
-class View:
-    """One picture with the facts that captions are made of."""
-
-    image: np.ndarray | None  # uint8 [112, 112, 3]
-    description: str
-    objects: list[tuple[str, str, str]]  # (state + colour + kind, kind, place), nearest first
-    cells: dict[str, str]  # place -> name of what is there
-
-
-def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int = 6) -> list[View]:
-    """Random levels, random agent placements, sometimes an open door or a carried object."""
-    envs = {}
-    views = []
-    for _ in tqdm(range(num_layouts), desc="views", mininterval=2):
-        level = rng.choice(LEVELS)
-        env = envs.setdefault(level, gym.make(f"BabyAI-{level}-v0").unwrapped)
-        with contextlib.redirect_stdout(io.StringIO()):
-            env.reset(seed=rng.randrange(2**31))
-        grid = env.grid
-        free = [(i, j) for i in range(grid.width) for j in range(grid.height) if grid.get(i, j) is None]
-        for _ in range(views_per_layout):
-            env.agent_pos, env.agent_dir = rng.choice(free), rng.randrange(4)
-            for cell in grid.grid:
-                if cell is not None and cell.type == "door":
-                    cell.is_locked = rng.random() < 0.2
-                    cell.is_open = not cell.is_locked and rng.random() < 0.5
-            env.carrying = rng.choice((Ball, Box, Key))(rng.choice(COLOR_NAMES)) if rng.random() < 0.15 else None
-            seen = view_cells(env)
-            cells = {}
-            for forward in range(7):
-                for right in range(-3, 4):
-                    if (forward, right) in seen and (forward, right) != (0, 0):
-                        cell = seen[forward, right]
-                        cells[place(forward, right)] = "nothing" if cell is None else cell.type
-            objects = []
-            for thing in visible_objects(env):
-                where = place(thing.forward, thing.right)
-                cells[where] = thing.name
-                objects.append((thing.name, thing.kind, where))
-            image = env.get_pov_render(tile_size=16)
-            views.append(View(image, describe_view(env), objects, cells))
-    return views
-
-
-def ask(view: View, rng: random.Random) -> tuple[str, str]:
-    """A question about the view, and its answer."""
-    kind_of_question = rng.random()
-    if kind_of_question < 0.05:
-        return DESCRIBE, view.description
-    if kind_of_question < 0.2 and view.cells:
-        named = [where for where, name in view.cells.items() if name != "nothing"]
-        where = rng.choice(named if named and rng.random() < 0.7 else list(view.cells))
-        return f"What is {where}?", view.cells[where]
-    if view.objects and rng.random() < 0.75:
-        name, kind, _ = rng.choice(view.objects)
-        wanted = kind if rng.random() < 0.15 else " ".join(name.split()[-2:])
-    else:
-        wanted = f"{rng.choice(COLOR_NAMES)} {rng.choice(KINDS)}"
-    found = [where for name, kind, where in view.objects if kind == wanted or name.endswith(wanted)]
-    if kind_of_question < 0.6:
-        return f"Where is {rng.choice(('the', 'a'))} {wanted}?", found[0] if found else "not in view"
-    answer = direction(found[0]) if found else "not in view"
-    if rng.random() < 0.5:
-        return f"Which way is {rng.choice(('the', 'a'))} {wanted}?", answer
-    mission = rng.choice(("go to", "pick up", "open"))
-    return f"Mission: {mission} {rng.choice(('the', 'a'))} {wanted}. Which way?", answer
-
-
-def direction(where: str) -> str:
-    """Words for the direction of a place: what matters of it for walking there."""
-    side = "left" if "left" in where else "right" if "right" in where else ""
-    if not side:
-        return "in front of you"
-    return f"ahead {side}" if "ahead" in where else f"on your {side}"
-
-
-def conversation(view: View, questions: int, rng: random.Random) -> list[dict]:
+def conversation(view, captions: ModuleType, questions: int, rng: random.Random) -> list[dict]:
     messages = []
     for i in range(questions):
-        question, answer = ask(view, rng)
+        question, answer = captions.ask(view, rng)
         image = [{"type": "image"}] if i == 0 else []
         messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -189,20 +92,22 @@ def main() -> None:
     if processes > 1:
         torch.distributed.init_process_group("gloo")
     rng = random.Random(args.seed + 1_000 * rank)
-    views = generate_views(args.num_layouts, rng)
+    captions = importlib.import_module(f"captions_{args.domain}")
+    views = captions.generate_views(args.num_layouts, rng)
     if args.init_from is not None:
         model = AutoModelForImageTextToText.from_pretrained(args.init_from)
         processor = AutoProcessor.from_pretrained(args.init_from)
         tokenizer = processor.tokenizer
     else:
-        corpus = [text for view in views[:3000] for _ in range(4) for text in ask(view, rng)]
-        corpus += [text for text in TOKENIZER_TEXTS for _ in range(50)]
+        corpus = [text for view in views[:3000] for _ in range(4) for text in captions.ask(view, rng)]
+        corpus += [text for text in captions.TOKENIZER_TEXTS for _ in range(50)]
         tokenizer = build_tiny_tokenizer(corpus)
         model, processor = build_tiny_vlm(tokenizer)
     model.set_attn_implementation("eager")  # with bf16 twice as fast here as the fused kernel on a CPU
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {len(views)} views")
 
-    answers = {answer for view in views for answer in (ask(view, rng)[1], view.description)}
+    asked = views * max(1, 3000 // len(views))  # often enough to have heard every answer
+    answers = {answer for view in asked for answer in (captions.ask(view, rng)[1], view.description)}
     used = torch.zeros(len(tokenizer), dtype=torch.bool)
     for answer in answers:
         used[tokenizer(answer)["input_ids"]] = True
@@ -227,7 +132,7 @@ def main() -> None:
     bar, start, running = tqdm(range(args.steps), desc="steps", mininterval=2), time.time(), None
     for step in bar:
         batch = rng.sample(range(len(views)), args.batch_size // processes)
-        conversations = [conversation(views[i], args.questions, rng) for i in batch]
+        conversations = [conversation(views[i], captions, args.questions, rng) for i in batch]
         input_ids, labels = encode(processor, conversations, image_tokens)
         read[input_ids.flatten()] = True
         pixels = images[batch].float() / 127.5 - 1.0
@@ -269,7 +174,8 @@ def main() -> None:
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
     rng = random.Random(args.seed + 1)
-    report = describe_accuracy(args.output_dir, generate_views(max(1, args.held_out // 6), rng), rng)
+    unseen = captions.generate_views(max(1, args.held_out // 6), rng)
+    report = describe_accuracy(args.output_dir, unseen, captions, rng)
     report |= {"seed": args.seed, "steps": args.steps, "layouts": args.num_layouts, "loss": running}
     report["continued"] = args.init_from is not None
     Path(args.output_dir, "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -277,14 +183,16 @@ def main() -> None:
 
 
 @torch.no_grad()
-def describe_accuracy(path: str, views: list[View], rng: random.Random) -> dict[str, float]:
+def describe_accuracy(path: str, views: list, captions: ModuleType, rng: random.Random) -> dict[str, float]:
     """Exact-match accuracy of greedy answers on unseen views, through the ordinary `from_pretrained` path."""
     model, processor = AutoModelForImageTextToText.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    hits: dict[str, list[bool]] = {"describe": [], "where": [], "what": [], "which": []}
+    hits: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(views), 50):
         for question_number in range(4):
             chunk = views[start : start + 50]
-            asked = [(DESCRIBE, v.description) if question_number == 0 else ask(v, rng) for v in chunk]
+            asked = [
+                (captions.DESCRIBE, v.description) if question_number == 0 else captions.ask(v, rng) for v in chunk
+            ]
             prompts = [
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
                 for question, _ in asked
@@ -297,8 +205,7 @@ def describe_accuracy(path: str, views: list[View], rng: random.Random) -> dict[
             output = model.generate(**inputs, max_new_tokens=80, do_sample=False)
             texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for (question, answer), text in zip(asked, texts, strict=True):
-                kind = "which" if question.endswith("Which way?") else question.split()[0].lower()
-                hits[kind].append(text == answer)
+                hits[captions.kind_of(question)].append(text == answer)
     return {f"{kind}_accuracy": float(np.mean(values)) for kind, values in hits.items()}
 
 

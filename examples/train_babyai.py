@@ -375,7 +375,9 @@ def report(
     (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "results.md").write_text(table + "\n")
     save_outcomes(out, results)
-    print(f"\nFigures: {figure}, {out}/*_critic.png\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/")
+    print(
+        f"\nFigures: {figure}, {out}/*_critic.png\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/"
+    )
     print(
         f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']} "
         f"--env_kwargs '{json.dumps(env['env_kwargs'])}'"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -91,14 +92,16 @@ def test_it_has_never_seen_an_action():
 
 
 @pytest.mark.slow
-def test_the_pretraining_script_is_reproducible(tmp_path):
+@pytest.mark.parametrize("domain", ["babyai", "cards"])
+def test_the_pretraining_script_is_reproducible(tmp_path, domain):
     digests = []
     for run in ("a", "b"):
         command = [
             sys.executable, "examples/pretrain_tiny_vlm.py", "--output_dir", str(tmp_path / run),
-            "--num_layouts", "8", "--steps", "2", "--batch_size", "4", "--held_out", "6",
+            "--domain", domain, "--num_layouts", "8", "--steps", "2", "--batch_size", "4", "--held_out", "6",
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         subprocess.run(command, check=True, cwd=REPOSITORY, env=environment, capture_output=True)
         digests.append((tmp_path / run / "model.safetensors").read_bytes())
     assert digests[0] == digests[1]
+    assert np.isfinite(json.loads((tmp_path / "a" / "pretraining.json").read_text())["loss"])

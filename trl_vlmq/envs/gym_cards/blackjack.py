@@ -49,7 +49,7 @@ class BlackjackEnv(GymCardsEnv):
         image = self._painter.empty()
         dealer = self.dealer if self._over else [self.dealer[0], None]
         self._painter.lay(image, dealer, top=0.03, columns=7, bottom=0.3)
-        self._painter.lay(image, self.player, top=0.36, columns=7, bottom=1.0)
+        self._painter.lay(image, self.player, top=0.415, columns=7, bottom=1.0)
         return image, self._prompt()
 
     def describe(self) -> str:
