@@ -35,6 +35,7 @@ _PUBLIC = {
     "VLMPolicy": "policies",
     "EpsilonGreedyPolicy": "policies",
     "BehaviorPolicy": "policies",
+    "SloppyPolicy": "policies",
     "play_episodes": "rollout",
     "EvaluationResult": "evaluation",
     "evaluate_policy": "evaluation",

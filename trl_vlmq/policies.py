@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Who acts: a model or a script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -175,6 +175,56 @@ class EpsilonGreedyPolicy:
         others = [situation for i, situation in enumerate(situations) if i not in explored]
         answers = iter(self.policy.act(others) if others else [])
         return [explored[i] if i in explored else next(answers) for i in range(len(situations))]
+
+
+class SloppyPolicy:
+    """Another policy acts, but with some probability what it writes is spoiled, so that the environment cannot read it.
+
+    For logs like those of a model that has not learned its syntax: cut off, unquoted, misspelt, wrapped in prose, or
+    empty. Ours.
+
+    Args:
+        policy ([`Policy`]):
+            Who acts, a script. It never learns that it was not understood.
+        share (`float`):
+            Probability of a spoiled action, in [0, 1].
+    """
+
+    def __init__(self, policy: Policy, share: float):
+        if not 0 <= share <= 1:
+            raise ValueError(f"share={share} of spoiled actions must be between 0 and 1.")
+        self.policy = policy
+        self.share = share
+
+    def name(self, seed: int) -> str:
+        return self.policy.name(seed)
+
+    def start(self, situation: Situation) -> None:
+        self.policy.start(situation)
+
+    def act(self, situations: Sequence[Situation]) -> list[str]:
+        texts = list(self.policy.act(situations))
+        for i, situation in enumerate(situations):
+            rng = np.random.default_rng([situation.seed, situation.turn, 4])
+            if rng.random() < self.share:
+                texts[i] = spoil(texts[i], situation.env.unwrapped.grammar.parse, rng)
+        return texts
+
+
+def spoil(text: str, parse: Callable[[str], str | None], rng: np.random.Generator) -> str:
+    """A text like this one that `parse` does not accept."""
+    while True:
+        cut = int(rng.integers(len(text) + 1))
+        spoiled = (
+            text[:cut],
+            text.replace('"', ""),
+            text.replace('"', "'"),
+            text[:cut] + text[cut + 1 :],
+            f"I think {text}",
+            "",
+        )[int(rng.integers(6))]
+        if parse(spoiled) is None:
+            return spoiled
 
 
 def random_valid_action(env: gym.Env, rng: np.random.Generator) -> str:
