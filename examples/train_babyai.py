@@ -77,9 +77,9 @@ class TaskArguments:
     episodes_path: str | None = field(
         default=None, metadata={"help": "Parquet file of episodes to train on; by default they are collected."}
     )
-    num_log_episodes: int = field(default=12000, metadata={"help": "Episodes to collect."})
+    num_log_episodes: int = field(default=15000, metadata={"help": "Episodes to collect."})
     behaviors: str = field(
-        default="expert:1,wrong_goal:2,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
+        default="expert:1,wrong_goal:1,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
     )
     eval_episodes: int = field(default=500, metadata={"help": "Held-out episodes of each final evaluation."})
     curve_episodes: int = field(default=100, metadata={"help": "Held-out episodes of each point of the curves."})
