@@ -53,6 +53,7 @@ from trl_vlmq.diagnostics import (
     rank_actions,
     report_filter,
 )
+from trl_vlmq.env_record import EnvironmentRecord
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, parse_mixture, split_episodes
@@ -205,6 +206,7 @@ def main() -> None:
         trainer.save_model()
         trainer.save_state()
         save_prompt(env["prompt_builder"], run.output_dir)
+        EnvironmentRecord.of(env["make_env"], env["env_kwargs"]).save(run.output_dir)
         if trainer.model.critic is not None:
             critics[objective] = examine_critic(trainer.model, eval_dataset, env, out / f"{objective}_critic.png")
         curves[objective] = curve.curve
@@ -378,10 +380,7 @@ def report(
     print(
         f"\nFigures: {figure}, {out}/*_critic.png\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/"
     )
-    print(
-        f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']} "
-        f"--env_kwargs '{json.dumps(env['env_kwargs'])}'"
-    )
+    print(f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']}")
 
 
 if __name__ == "__main__":

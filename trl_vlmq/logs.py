@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from .env_record import EnvironmentRecord
 from .envs import PromptBuilder
 from .policies import Policy
 from .prompt_record import prompt_metadata
@@ -57,7 +58,7 @@ def collect_logs(
     prompt_builder: PromptBuilder | None = None,
     progress: str | None = "collect logs",
 ) -> None:
-    """Play episodes and write them to a Parquet file, which records how its prompts were made.
+    """Play episodes and write them to a Parquet file, which records the environment and how its prompts were made.
 
     Args:
         path (`str` or `Path`):
@@ -70,7 +71,8 @@ def collect_logs(
         make_env, policy, num_episodes,
         seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=builder, progress=progress,
     )  # fmt: skip
-    save_episodes(episodes, path, metadata=prompt_metadata(builder))
+    record = EnvironmentRecord.of(make_env, env_kwargs)
+    save_episodes(episodes, path, metadata=prompt_metadata(builder) | (record.metadata() if record else {}))
 
 
 def describe_logs(dataset: Dataset) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
 from ._compat import gathered_for_generation
+from .env_record import EnvironmentRecord
 from .env_worker import EnvironmentFailureError, FaultTolerance
 from .envs import PromptBuilder, check_text_action_env
 from .episodes import Episode, episodes_to_dataset
@@ -154,6 +155,9 @@ class OnlineRolloutCallback(TrainerCallback):
             self._check_environments()
             self._check_folder(args, resumed=state.global_step > 0)
             save_prompt(self.prompt_builder, args.output_dir)
+            record = EnvironmentRecord.of(next(iter(self.envs.values())), self.env_kwargs)
+            if len(self.envs) == 1 and record is not None:
+                record.save(args.output_dir)
         accelerator.wait_for_everyone()
 
     def on_epoch_begin(self, args, state, control, **kwargs):

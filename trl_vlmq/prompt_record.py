@@ -6,14 +6,10 @@ metadata of the Parquet file (they cannot get lost or be mixed up) and in `promp
 """
 
 import json
-import os
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-
 from .envs import PromptBuilder
+from .records import load_record, records_in_files, save_record
 
 
 PROMPT_FILE = "prompt.json"
@@ -31,13 +27,10 @@ def prompt_of_episodes(path: str | Path) -> PromptBuilder | None:
     Raises:
         ValueError: if the files of the folder differ in it.
     """
-    path = Path(path)
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    found = {(pq.read_schema(file).metadata or {}).get(_KEY.encode()) for file in files}
+    found = records_in_files(path, _KEY)
     if len(found) > 1:
         raise ValueError(f"The files in {path} record different prompt settings; an agent needs one way to be asked.")
-    record = found.pop() if found else None
-    return None if record is None else PromptBuilder.from_dict(json.loads(record))
+    return None if not found or found[0] is None else PromptBuilder.from_dict(found[0])
 
 
 def agree_on_prompt(recorded: PromptBuilder | None, history: int | None) -> PromptBuilder:
@@ -58,27 +51,15 @@ def agree_on_prompt(recorded: PromptBuilder | None, history: int | None) -> Prom
 
 def save_prompt(builder: PromptBuilder, folder: str | Path) -> None:
     """Write `prompt.json` beside an agent."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, PROMPT_FILE).write_text(json.dumps(builder.to_dict(), indent=2) + "\n")
+    save_record(builder.to_dict(), folder, PROMPT_FILE)
 
 
 def load_prompt(name_or_path: str) -> PromptBuilder | None:
-    """What [`save_prompt`] wrote beside an agent (a checkpoint's stands one folder up), `None` if nothing did.
+    """What [`save_prompt`] wrote beside an agent, `None` if nothing did.
 
     Args:
         name_or_path (`str`):
             Folder or Hub id of a model or adapter.
     """
-    if os.path.isdir(name_or_path):
-        folder = Path(name_or_path).resolve()
-        if folder.name.startswith("checkpoint-") and not (folder / PROMPT_FILE).is_file():
-            folder = folder.parent
-        file = folder / PROMPT_FILE
-        if not file.is_file():
-            return None
-    else:
-        try:
-            file = Path(hf_hub_download(name_or_path, PROMPT_FILE))
-        except EntryNotFoundError:
-            return None
-    return PromptBuilder.from_dict(json.loads(file.read_text()))
+    record = load_record(name_or_path, PROMPT_FILE)
+    return None if record is None else PromptBuilder.from_dict(record)

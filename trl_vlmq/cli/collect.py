@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from trl_vlmq.env_record import load_environment
 from trl_vlmq.envs import BehaviorUnavailableError, PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, logs_table, parse_mixture
@@ -14,7 +15,7 @@ from trl_vlmq.storage import load_episodes
 
 from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, load_agent, prompt_note, read_env_kwargs
+from .tasks import check_env, choose_env_kwargs, load_agent, model_errors, prompt_note
 
 
 @dataclass
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
         },
         usage="--env ENV (--behaviors MIXTURE | --model MODEL) --output FILE [options]",
         description="Play episodes in an environment and store them as a Parquet file, one row per turn, ready for "
-        "`trl-vlmq train`. The file records how its prompts were made.",
+        "`trl-vlmq train`. The file records the environment and how its prompts were made.",
         examples=EXAMPLES,
     )
     (arguments,) = parser.parse(argv)
@@ -85,7 +86,11 @@ def collect(arguments: CollectArguments) -> None:
         raise UserError(f"{output} is a folder; name a file in it, such as {output / 'episodes.parquet'}.")
     if output.exists() and not arguments.overwrite:
         raise UserError(f"{output} exists already; choose another --output, or say --overwrite.")
-    kwargs = read_env_kwargs(arguments.env_kwargs)
+    recorded = {}
+    if arguments.model is not None:
+        with model_errors(arguments.model):
+            recorded[arguments.model] = load_environment(arguments.model)
+    kwargs = choose_env_kwargs(arguments.env, arguments.env_kwargs, recorded)
     with user_errors(ValueError):
         mixture = parse_mixture(arguments.behaviors) if arguments.behaviors else {}
     check_env(arguments.env, kwargs, behaviors=list(mixture))

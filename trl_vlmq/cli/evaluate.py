@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from trl_vlmq.diagnostics import comparison_table
+from trl_vlmq.env_record import load_environment
 from trl_vlmq.envs import BehaviorUnavailableError
 from trl_vlmq.evaluation import EvaluationResult, evaluate_policy
 from trl_vlmq.hardware import use_all_cores
@@ -16,7 +17,7 @@ from trl_vlmq.statistics import paired_bootstrap
 
 from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, load_agent, read_env_kwargs
+from .tasks import check_env, choose_env_kwargs, load_agent, model_errors
 
 
 EMBEDDED = "tiny-babyai (untrained)"
@@ -28,7 +29,11 @@ class EvaluateArguments:
 
     env: list[str] = field(metadata={"help": "One or several Gymnasium ids, e.g. trl_vlmq/BabyAI-GoToLocalS6N2-v0."})
     env_kwargs: str | None = field(
-        default=None, metadata={"help": "Arguments of the environments as YAML or JSON, e.g. '{max_steps: 20}'."}
+        default=None,
+        metadata={
+            "help": "Arguments of the environments as YAML or JSON, e.g. '{max_steps: 20}'. Default: what is "
+            "recorded with the models."
+        },
     )
     model: list[str] | None = field(
         default=None,
@@ -90,9 +95,13 @@ def evaluate(arguments: EvaluateArguments) -> None:
     output = None if arguments.output is None else Path(arguments.output)
     if output is not None and output.is_dir():
         raise UserError(f"{output} is a folder; name a file in it, such as {output / 'results.json'}.")
-    kwargs = read_env_kwargs(arguments.env_kwargs)
+    recorded = {}
+    for model in arguments.model or ():
+        with model_errors(model):
+            recorded[model] = load_environment(model)
+    env_kwargs = {env: choose_env_kwargs(env, arguments.env_kwargs, recorded) for env in arguments.env}
     for env in arguments.env:
-        check_env(env, kwargs, behaviors=arguments.behavior or ())
+        check_env(env, env_kwargs[env], behaviors=arguments.behavior or ())
     use_all_cores()
     results: dict[str, dict[str, EvaluationResult]] = {env: {} for env in arguments.env}
 
@@ -101,7 +110,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
             with user_errors(BehaviorUnavailableError):
                 results[env][name] = evaluate_policy(
                     env, policy, arguments.episodes,
-                    seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=kwargs, prompt_builder=builder,
+                    seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=env_kwargs[env], prompt_builder=builder,
                     progress=name,
                 )  # fmt: skip
 
@@ -127,6 +136,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
     if output is not None:
         summary = {
             "arguments": asdict(arguments),
+            "env_kwargs": env_kwargs,
             "prompts": prompts,
             "results": {e: {name: r.summary() for name, r in results[e].items()} for e in arguments.env},
             "differences": differences,

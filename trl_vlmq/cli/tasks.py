@@ -2,9 +2,10 @@
 """What several commands need: an environment by its id, checked before anything is played, and a model to act."""
 
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 import trl_vlmq.envs  # noqa: F401 (registers the ids)
 from trl_vlmq.backbones import Backbone, load_backbone, tiny_model_path
+from trl_vlmq.env_record import EnvironmentRecord
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import default_attention
 from trl_vlmq.prompt_record import agree_on_prompt, load_prompt
@@ -30,6 +32,33 @@ def read_env_kwargs(text: str | None) -> dict[str, Any]:
         raise UserError(
             f"--env_kwargs {text!r} does not name its arguments; write '{{max_steps: 20}}', for example, with the space."
         )
+    return kwargs
+
+
+def choose_env_kwargs(env: str, text: str | None, recorded: Mapping[str, EnvironmentRecord | None]) -> dict[str, Any]:
+    """Arguments of an environment: those that the user gave, else those that logs or agents of it were made with.
+
+    Args:
+        env (`str`):
+            Its id.
+        text (`str`, *optional*):
+            What the user gave.
+        recorded (`Mapping[str, EnvironmentRecord | None]`):
+            Name of each agent or file -> what is recorded with it.
+    """
+    if text is not None:
+        return read_env_kwargs(text)
+    found = {
+        name: record.env_kwargs for name, record in recorded.items() if record is not None and record.env_id == env
+    }
+    different = {json.dumps(kwargs, sort_keys=True) for kwargs in found.values()}
+    if len(different) > 1:
+        listed = "; ".join(f"{name}: {kwargs}" for name, kwargs in found.items())
+        raise UserError(f"What was made with {env} had different arguments ({listed}): choose with --env_kwargs.")
+    if not different or different == {"{}"}:
+        return {}
+    name, kwargs = next(iter(found.items()))
+    print(f"{env}: {json.dumps(kwargs)} (as recorded with {name})")
     return kwargs
 
 

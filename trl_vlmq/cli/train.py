@@ -15,6 +15,7 @@ from trl_vlmq.callbacks import PolicyEvaluationCallback
 from trl_vlmq.checkpoints import newest_checkpoint
 from trl_vlmq.config import AFSFTConfig
 from trl_vlmq.critic import find_critic, load_critic
+from trl_vlmq.env_record import environment_of_episodes
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.evaluation import evaluate_policy
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
@@ -28,7 +29,7 @@ from trl_vlmq.validation import validate_episodes
 
 from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, model_errors, prompt_note, read_env_kwargs
+from .tasks import check_env, choose_env_kwargs, model_errors, prompt_note
 
 
 @dataclass
@@ -130,8 +131,10 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
     checkpoint = _checkpoint(args)
     if Path(args.output_dir).is_file():
         raise UserError(f"--output_dir {args.output_dir} is a file.")
-    env_kwargs = read_env_kwargs(data.env_kwargs)
+    played = environment_of_episodes(data.dataset)
+    env_kwargs = {}
     if data.env is not None:
+        env_kwargs = choose_env_kwargs(data.env, data.env_kwargs, {data.dataset: played})
         check_env(data.env, env_kwargs)
     use_all_cores()
     with model_errors(model.base):
@@ -160,6 +163,8 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
     if trainer.is_world_process_zero():
         with user_errors(OSError):
             save_prompt(builder, args.output_dir)
+            if played is not None:
+                played.save(args.output_dir)
 
     with user_errors(NonFiniteLossError):
         result = trainer.train(resume_from_checkpoint=checkpoint)
