@@ -284,7 +284,15 @@ def test_held_out_deals_are_never_dealt_in_training():
         for seed in range(60):
             env.reset(seed=seed)
             assert is_held_out(env.cards) == (deals == "held_out")
-            assert is_held_out([Card(card.rank, 0) for card in reversed(env.cards)]) == is_held_out(env.cards)
+            same_values = [Card(card.value, 0) for card in reversed(env.cards)]
+            assert is_held_out(same_values) == is_held_out(env.cards)
+    for deals, dealt in (("train", {2, 4, 5, 6, 7, 8, 10}), ("held_out", {3, 9})):
+        env = make("EZPoints", deals=deals)
+        values = set()
+        for seed in range(100):
+            env.reset(seed=seed)
+            values |= {card.value for card in env.cards}
+        assert values == dealt | ({3} if deals == "train" else set())  # 3 with 4 is dealt in training
     with pytest.raises(ValueError, match="'train', 'held_out' or None"):
         make("Points24", deals="test")
 

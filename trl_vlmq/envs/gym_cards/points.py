@@ -178,8 +178,11 @@ class Points24Env(PointsEnv):
 
 
 def is_held_out(cards: Sequence[Card]) -> bool:
-    """Whether a deal belongs to the fifth that `deals="train"` never shows. Suits and order make no difference."""
-    return zlib.crc32(words(sorted(cards, key=lambda card: card.rank)).encode()) % 5 == 0
+    """Whether a deal belongs to the fifth that `deals="train"` never shows: a matter of its values alone.
+
+    139 of the 715 values of Points24's deals, and 3 and 9 in EZPoints, which has seven.
+    """
+    return zlib.crc32(" ".join(str(value) for value in sorted(card.value for card in cards)).encode()) % 5 == 0
 
 
 def _joined(tokens: Sequence[str]) -> list[str]:
