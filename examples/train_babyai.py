@@ -21,45 +21,29 @@ The base is the embedded `tiny-babyai`, which has learned to describe BabyAI pic
 import copy
 import json
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from accelerate import PartialState
+from comparison import HOW, MAX_NEW_TOKENS, Comparison, ComparisonArguments, differences, save_outcomes
 from datasets import Dataset
 from transformers import set_seed
-from trl import TrlParser, get_peft_config
+from trl import TrlParser
 
 from trl_vlmq import (
     AFSFTConfig,
     AFSFTTrainer,
     BehaviorPolicy,
-    EvaluationResult,
     LinearSchedule,
     OnlineRolloutCallback,
-    PolicyEvaluationCallback,
-    VLMActorCritic,
-    VLMPolicy,
-    evaluate_policy,
     load_episodes,
 )
 from trl_vlmq.critic import CRITIC_WEIGHTS
-from trl_vlmq.diagnostics import (
-    calibrate_returns,
-    calibrate_tokens,
-    comparison_table,
-    plot_calibration,
-    plot_comparison,
-    rank_actions,
-    report_filter,
-)
-from trl_vlmq.env_record import EnvironmentRecord
+from trl_vlmq.diagnostics import comparison_table, plot_comparison
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, parse_mixture, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
-from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes, save_prompt
-from trl_vlmq.statistics import paired_bootstrap
+from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes
 
 
 @dataclass
@@ -82,10 +66,6 @@ class TaskArguments:
     behaviors: str = field(
         default="expert:1,wrong_goal:1,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
     )
-    eval_episodes: int = field(default=500, metadata={"help": "Held-out episodes of each final evaluation."})
-    curve_episodes: int = field(default=100, metadata={"help": "Held-out episodes of each point of the curves."})
-    curve_points: int = field(default=8, metadata={"help": "Evaluations on the way."})
-    objectives: str = field(default="sft,afsft", metadata={"help": "What to train, one after the other."})
     quick: bool = field(default=False, metadata={"help": "A short run that shows that everything works."})
 
 
@@ -127,11 +107,11 @@ class TrainingArguments(AFSFTConfig):
         super().__post_init__()
 
 
-def shrink(task: TaskArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
+def shrink(task: TaskArguments, settings: ComparisonArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
     """The settings of --quick."""
     online.online_rounds, online.online_episodes, online.online_steps = 2, 16, 5
-    task.num_log_episodes, task.eval_episodes, task.curve_episodes, task.curve_points = 400, 50, 20, 2
-    args.max_steps, args.per_device_train_batch_size = 40, 16
+    settings.eval_episodes, settings.curve_episodes, settings.curve_points = 50, 20, 2
+    task.num_log_episodes, args.max_steps, args.per_device_train_batch_size = 400, 40, 16
 
 
 def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
@@ -146,10 +126,10 @@ def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
 
 
 def main() -> None:
-    parser = TrlParser((TaskArguments, OnlineArguments, TrainingArguments, ModelArguments))
-    task, online, args, model_args = parser.parse_args_and_config()
+    parser = TrlParser((TaskArguments, ComparisonArguments, OnlineArguments, TrainingArguments, ModelArguments))
+    task, settings, online, args, model_args = parser.parse_args_and_config()
     if task.quick:
-        shrink(task, online, args)
+        shrink(task, settings, online, args)
     use_all_cores()
 
     env = {
@@ -157,75 +137,29 @@ def main() -> None:
         "env_kwargs": {"max_steps": task.max_episode_steps, "list_actions": task.list_actions},
         "prompt_builder": PromptBuilder(history=task.history),
     }
-    out = Path(args.output_dir)
+    comparison, out = Comparison(settings, args, model_args, env), Path(args.output_dir)
     dataset = collect(task, args, env)
     logs = describe_logs(dataset)
     print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
     if online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file():
         print(f"Going on from the agent in {out / 'afsft'}.")
-        go_online(task, online, args, train_dataset, env, out)
+        go_online(task, online, comparison, train_dataset)
         return
 
-    evaluate = partial(evaluate_policy, num_envs=128, **env)
-    results: dict[str, EvaluationResult] = {}
-    for behavior in parse_mixture(task.behaviors):
-        results[behavior] = evaluate(
-            policy=BehaviorPolicy(behavior), num_episodes=task.eval_episodes, progress=behavior
-        )
-    backbone = model_args.load()
-    # It knows no action: a few episodes show that, and each of its turns takes as long as a turn can.
-    results["base (sampled)"] = play_final(evaluate, backbone, task.curve_episodes, "base (sampled)", temperature=1.0)
-
-    curves, critics = {}, {}
-    for objective in task.objectives.split(","):
-        set_seed(args.seed)
-        run = copy.deepcopy(args)
-        run.actor_objective, run.output_dir = objective, str(out / objective)
-        if objective == "sft":
-            run.critic_coef = 0.0
-        backbone = model_args.load()
-        trainer = AFSFTTrainer(
-            model=backbone.model,
-            args=run,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=backbone.processor,
-            peft_config=get_peft_config(model_args),
-        )
-        backbone = trainer.model.backbone
-        policy = VLMPolicy(backbone, temperature=1.0, max_new_tokens=16)
-        curve = PolicyEvaluationCallback(
-            partial(evaluate, num_episodes=task.curve_episodes, seed=2_000_000, progress=None),
-            policy,
-            every_steps=max(1, run.max_steps // task.curve_points),
-        )
-        trainer.add_callback(curve)
-        trainer.train()
-        trainer.log_metrics("eval", trainer.evaluate())
-        trainer.save_model()
-        trainer.save_state()
-        save_prompt(env["prompt_builder"], run.output_dir)
-        EnvironmentRecord.of(env["make_env"], env["env_kwargs"]).save(run.output_dir)
-        if trainer.model.critic is not None:
-            critics[objective] = examine_critic(trainer.model, eval_dataset, env, out / f"{objective}_critic.png")
-        curves[objective] = curve.curve
-        for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            name = f"{objective} ({how})"
-            results[name] = play_final(evaluate, backbone, task.eval_episodes, name, temperature)
-
-    report(task, args, logs, results, curves, critics, env, out)
+    comparison.play_behaviors(parse_mixture(task.behaviors))
+    comparison.play_base()
+    comparison.train(train_dataset, eval_dataset)
+    comparison.report(f"BabyAI-{task.level}", task.level, logs)
     if online.online:
-        go_online(task, online, args, train_dataset, env, out)
+        go_online(task, online, comparison, train_dataset)
 
 
-def go_online(
-    task: TaskArguments, online: OnlineArguments, args: AFSFTConfig, logs: Dataset, env: dict, out: Path
-) -> None:
+def go_online(task: TaskArguments, online: OnlineArguments, comparison: Comparison, logs: Dataset) -> None:
     """The offline agent plays, and learns from logs and its own episodes alike."""
-    set_seed(args.seed)
-    run = copy.deepcopy(args)
-    run.output_dir, run.actor_objective = str(out / "online"), "afsft"
+    set_seed(comparison.args.seed)
+    run, env, offline = copy.deepcopy(comparison.args), comparison.env, comparison.out
+    run.output_dir, run.actor_objective = str(offline / "online"), "afsft"
     run.max_steps, run.num_train_epochs = -1, online.online_rounds
     run.segments_per_epoch = online.online_steps * run.per_device_train_batch_size
     run.learning_rate, run.lr_scheduler_type = online.online_learning_rate, "constant_with_warmup"
@@ -235,152 +169,51 @@ def go_online(
     run.filter_min_explained_variance = None
     play = OnlineRolloutCallback(
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
-        episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=16,
+        episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=MAX_NEW_TOKENS,
         epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
     )  # fmt: skip
-    trainer = AFSFTTrainer(str(out / "afsft"), args=run, train_dataset=logs, callbacks=[play])
+    trainer = AFSFTTrainer(str(offline / "afsft"), args=run, train_dataset=logs, callbacks=[play])
     backbone = trainer.model.backbone
-    evaluate = partial(evaluate_policy, num_envs=128, **env)
-    names = (("greedy", 0.0), ("sampled", 1.0))
-    results = {
-        f"offline ({how})": play_final(evaluate, backbone, task.eval_episodes, f"offline ({how})", temperature)
-        for how, temperature in names
-    }
-    total = online.online_rounds * online.online_steps
-    curve = PolicyEvaluationCallback(
-        partial(evaluate, num_episodes=task.curve_episodes, seed=2_000_000, progress=None),
-        VLMPolicy(backbone, temperature=1.0, max_new_tokens=16),
-        every_steps=max(1, total // task.curve_points),
-    )
+    after = Comparison(comparison.settings, run, comparison.model_args, env)
+    for how, temperature in HOW:
+        after.play(f"offline ({how})", backbone, temperature)
+    curve = after.curve(backbone, online.online_rounds * online.online_steps)
     trainer.add_callback(curve)
     trainer.train()
     trainer.save_model()
     trainer.save_state()
-    for how, temperature in names:
-        name = f"online ({how})"
-        results[name] = play_final(evaluate, backbone, task.eval_episodes, name, temperature)
-    print(f"\n{comparison_table(results)}")
-    gains = {}
-    for how, _ in names:
-        gain, low, high = paired_bootstrap(results[f"online ({how})"].success, results[f"offline ({how})"].success)
-        gains[how] = {"difference": gain, "low": low, "high": high}
-        print(f"online - offline, {how}: {gain:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
-    save_online_results(task, args, describe_logs(logs), results, gains, curve.curve, trainer, out)
+    for how, temperature in HOW:
+        after.play(f"online ({how})", backbone, temperature)
+    print(f"\n{comparison_table(after.results)}")
+    save_online_results(task, after, describe_logs(logs), curve.curve, trainer, offline / "results.json")
 
 
 def save_online_results(
-    task: TaskArguments,
-    args: AFSFTConfig,
-    logs: dict,
-    results: dict[str, EvaluationResult],
-    gains: dict[str, dict],
-    curve: list,
-    trainer: AFSFTTrainer,
-    out: Path,
+    task: TaskArguments, after: Comparison, logs: dict, curve: list, trainer: AFSFTTrainer, offline: Path
 ) -> None:
     """Figure with the offline curve before the switch, JSON, outcomes of every episode."""
-    offline = out / "results.json"
     before = json.loads(offline.read_text())["curves"].get("afsft", []) if offline.is_file() else []
     switch = before[-1][0] if before else 0
     curves = {"offline": before} if before else {}
     curves["online"] = [(step + switch, *rest) for step, *rest in curve]
+    figure = after.out / "online.png"
     plot_comparison(
-        out / "online" / "online.png", results, curves,
+        figure, after.results, curves,
         title=f"BabyAI-{task.level}: from logs to its own episodes", switch_on=switch, switch_label="online from here",
     )  # fmt: skip
-    rounds = [entry for entry in trainer.state.log_history if "rollout_episodes" in entry]
     summary = {
         "level": task.level,
-        "seed": args.seed,
-        "results": {name: result.summary() for name, result in results.items()},
+        "seed": after.args.seed,
+        "results": {name: result.summary() for name, result in after.results.items()},
         "steps": trainer.state.max_steps,
         "logs": logs,
-        "online_minus_offline": gains,
+        "online_minus_offline": differences(after.results, "online", "offline"),
         "curves": curves,
-        "rounds": rounds,
+        "rounds": [entry for entry in trainer.state.log_history if "rollout_episodes" in entry],
     }
-    (out / "online" / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
-    save_outcomes(out / "online", results)
-    print(f"\nFigure: {out / 'online' / 'online.png'}\nAgent: {out / 'online'}")
-
-
-def save_outcomes(folder: Path, results: dict[str, EvaluationResult]) -> None:
-    """Of every episode, for examples/pool_seeds.py."""
-    outcomes = {
-        f"{name}|{field}": values for name, result in results.items() for field, values in vars(result).items()
-    }
-    np.savez_compressed(folder / "outcomes.npz", **outcomes)
-
-
-def play_final(evaluate, backbone, num_episodes: int, name: str, temperature: float) -> EvaluationResult:
-    policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=16)
-    return evaluate(policy=policy, num_episodes=num_episodes, progress=name)
-
-
-def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict, figure: Path) -> dict[str, dict]:
-    """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep, is Q right?"""
-    ranking = rank_actions(model, policy=BehaviorPolicy("random"), **env).summary()
-    print(
-        f"Q of the expert's action against the others in {ranking['states']} states of the random policy: AUROC "
-        f"{ranking['auroc']:.2f}; highest in {ranking['q_agreement']:.0%}, likeliest in {ranking['policy_agreement']:.0%}"
-    )
-    kept = report_filter(model, held_out).by_behavior()
-    for name, numbers in kept.items():
-        print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
-    tokens = calibrate_tokens(model, held_out)
-    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=16)
-    returns = calibrate_returns(model, policy=policy, num_episodes=100, **env)
-    print(f"{tokens.verdict()}\n{returns.verdict()}")
-    plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")
-    return {"ranking": ranking, "filter": kept, "tokens": tokens.summary(), "returns": returns.summary()}
-
-
-def report(
-    task: TaskArguments,
-    args: AFSFTConfig,
-    logs: dict,
-    results: dict[str, EvaluationResult],
-    curves: dict[str, list],
-    critics: dict[str, dict],
-    env: dict,
-    out: Path,
-) -> None:
-    """Table, figure and JSON."""
-    table = comparison_table(results)
-    print(
-        f"\nBabyAI-{task.level}, {task.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n"
-    )
-    print(table)
-    differences = {}
-    for how in ("greedy", "sampled"):
-        sft, afsft = results.get(f"sft ({how})"), results.get(f"afsft ({how})")
-        if sft is not None and afsft is not None:
-            difference, low, high = paired_bootstrap(afsft.success, sft.success)
-            differences[how] = {"difference": difference, "low": low, "high": high}
-            print(f"afsft - sft, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
-    figure = out / "comparison.png"
-    plot_comparison(
-        figure, results, curves,
-        title=f"BabyAI-{task.level}: the same logs ({logs['all']['success']:.0%} successes), two ways to learn",
-        switch_on=round(args.filter_warmup_ratio * args.max_steps),
-    )  # fmt: skip
-    summary = {
-        "level": task.level,
-        "seed": args.seed,
-        "steps": args.max_steps,
-        "logs": logs,
-        "results": {name: result.summary() for name, result in results.items()},
-        "afsft_minus_sft": differences,
-        "curves": curves,
-        "critics": critics,
-    }
-    (out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (out / "results.md").write_text(table + "\n")
-    save_outcomes(out, results)
-    print(
-        f"\nFigures: {figure}, {out}/*_critic.png\nResults: {out / 'results.json'}\nAdapters and critic: {out}/<objective>/"
-    )
-    print(f"Play again: trl-vlmq evaluate --model {out}/<objective> --env {env['make_env']}")
+    (after.out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+    save_outcomes(after.out, after.results)
+    print(f"\nFigure: {figure}\nAgent: {after.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""What the examples share: objectives trained on the same logs, compared on the same held-out episodes."""
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import set_seed
+from trl import get_peft_config
+
+from trl_vlmq import (
+    AFSFTConfig,
+    AFSFTTrainer,
+    BehaviorPolicy,
+    EvaluationResult,
+    PolicyEvaluationCallback,
+    VLMActorCritic,
+    VLMPolicy,
+    evaluate_policy,
+)
+from trl_vlmq.diagnostics import (
+    calibrate_returns,
+    calibrate_tokens,
+    comparison_table,
+    plot_calibration,
+    plot_comparison,
+    rank_actions,
+    report_filter,
+)
+from trl_vlmq.env_record import EnvironmentRecord
+from trl_vlmq.model_arguments import ModelArguments
+from trl_vlmq.prompt_record import save_prompt
+from trl_vlmq.statistics import paired_bootstrap
+
+
+MAX_NEW_TOKENS = 16
+HOW = (("greedy", 0.0), ("sampled", 1.0))  # name and temperature
+
+
+@dataclass
+class ComparisonArguments:
+    """What is trained and how it is examined."""
+
+    eval_episodes: int = field(default=500, metadata={"help": "Held-out episodes of each final evaluation."})
+    curve_episodes: int = field(default=100, metadata={"help": "Held-out episodes of each point of the curves."})
+    curve_points: int = field(default=8, metadata={"help": "Evaluations on the way."})
+    objectives: str = field(default="sft,afsft", metadata={"help": "What to train, one after the other."})
+
+
+class Comparison:
+    """
+    Policies and what they reach.
+
+    Args:
+        settings ([`ComparisonArguments`]):
+            How to examine.
+        args ([`AFSFTConfig`]):
+            How to train; `output_dir` gets a folder for each objective.
+        model_args ([`ModelArguments`]):
+            The base and its adapter.
+        env (`dict`):
+            `make_env`, `env_kwargs` and `prompt_builder` of the episodes.
+
+    Attributes:
+        results (`dict[str, EvaluationResult]`):
+            Name of each policy -> its held-out episodes.
+        curves (`dict[str, list]`):
+            Objective -> (step, success, low, high) on the way.
+        critics (`dict[str, dict]`):
+            Objective -> what is known of its critic.
+    """
+
+    def __init__(self, settings: ComparisonArguments, args: AFSFTConfig, model_args: ModelArguments, env: dict):
+        self.settings, self.args, self.model_args, self.env = settings, args, model_args, env
+        self.out = Path(args.output_dir)
+        self.evaluate = partial(evaluate_policy, num_envs=128, **env)
+        self.results: dict[str, EvaluationResult] = {}
+        self.curves: dict[str, list] = {}
+        self.critics: dict[str, dict] = {}
+
+    def play_behaviors(self, names: Iterable[str]) -> None:
+        """Scripted agents, for reference."""
+        for name in names:
+            self.results[name] = self.evaluate(
+                policy=BehaviorPolicy(name), num_episodes=self.settings.eval_episodes, progress=name
+            )
+
+    def play_base(self) -> None:
+        """It knows no action: a few episodes show that, and each of its turns takes as long as a turn can."""
+        self.play("base (sampled)", self.model_args.load(), 1.0, self.settings.curve_episodes)
+
+    def play(self, name: str, backbone, temperature: float, num_episodes: int | None = None) -> None:
+        """Held-out episodes of a model."""
+        policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
+        episodes = num_episodes or self.settings.eval_episodes
+        self.results[name] = self.evaluate(policy=policy, num_episodes=episodes, progress=name)
+
+    def train(
+        self, train_dataset: Dataset, eval_dataset: Dataset, seen_by: Callable[[str], list] = lambda _: []
+    ) -> None:
+        """Every objective from the same base, for as many steps; then it plays.
+
+        Args:
+            train_dataset, eval_dataset ([`~datasets.Dataset`]):
+                The logs, and those of them that are held out.
+            seen_by (`Callable[[str], list]`, *optional*):
+                Objective -> further callbacks of its training.
+        """
+        for objective in self.settings.objectives.split(","):
+            set_seed(self.args.seed)
+            run = copy.deepcopy(self.args)
+            run.actor_objective, run.output_dir = objective, str(self.out / objective)
+            if objective == "sft":
+                run.critic_coef = 0.0
+            backbone = self.model_args.load()
+            trainer = AFSFTTrainer(
+                model=backbone.model,
+                args=run,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=backbone.processor,
+                peft_config=get_peft_config(self.model_args),
+                callbacks=seen_by(objective),
+            )
+            backbone = trainer.model.backbone
+            curve = self.curve(backbone, run.max_steps)
+            trainer.add_callback(curve)
+            trainer.train()
+            trainer.log_metrics("eval", trainer.evaluate())
+            trainer.save_model()
+            trainer.save_state()
+            save_prompt(self.env["prompt_builder"], run.output_dir)
+            EnvironmentRecord.of(self.env["make_env"], self.env["env_kwargs"]).save(run.output_dir)
+            if trainer.model.critic is not None:
+                figure = self.out / f"{objective}_critic.png"
+                self.critics[objective] = examine_critic(trainer.model, eval_dataset, self.env, figure)
+            self.curves[objective] = curve.curve
+            for how, temperature in HOW:
+                self.play(f"{objective} ({how})", backbone, temperature)
+
+    def curve(self, backbone, steps: int) -> PolicyEvaluationCallback:
+        """Plays on the way, on other episodes than those of the end."""
+        return PolicyEvaluationCallback(
+            partial(self.evaluate, num_episodes=self.settings.curve_episodes, seed=2_000_000, progress=None),
+            VLMPolicy(backbone, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS),
+            every_steps=max(1, steps // self.settings.curve_points),
+        )
+
+    def report(self, task: str, level: str, logs: dict) -> None:
+        """Table, figure and JSON.
+
+        Args:
+            task (`str`):
+                Name of the task, for people.
+            level (`str`):
+                What must be the same in runs that are pooled.
+            logs (`dict`):
+                From [`describe_logs`].
+        """
+        table = comparison_table(self.results)
+        print(
+            f"\n{task}, {self.settings.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n"
+        )
+        print(table)
+        figure = self.out / "comparison.png"
+        plot_comparison(
+            figure, self.results, self.curves,
+            title=f"{task}: the same logs ({logs['all']['success']:.0%} successes), {len(self.curves)} ways to learn",
+            switch_on=round(self.args.filter_warmup_ratio * self.args.max_steps),
+        )  # fmt: skip
+        summary = {
+            "level": level,
+            "seed": self.args.seed,
+            "steps": self.args.max_steps,
+            "logs": logs,
+            "results": {name: result.summary() for name, result in self.results.items()},
+            "afsft_minus_sft": differences(self.results, "afsft", "sft"),
+            "curves": self.curves,
+            "critics": self.critics,
+        }
+        (self.out / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (self.out / "results.md").write_text(table + "\n")
+        save_outcomes(self.out, self.results)
+        print(f"\nFigures: {figure}, {self.out}/*_critic.png\nResults: {self.out / 'results.json'}")
+        print(f"Adapters and critic: {self.out}/<objective>/")
+        print(f"Play again: trl-vlmq evaluate --model {self.out}/<objective> --env {self.env['make_env']}")
+
+
+def differences(results: dict[str, EvaluationResult], better: str, worse: str) -> dict[str, dict[str, float]]:
+    """Success of one policy minus that of another, greedy and sampled, where both have played; printed as well."""
+    found = {}
+    for how, _ in HOW:
+        one, other = results.get(f"{better} ({how})"), results.get(f"{worse} ({how})")
+        if one is not None and other is not None:
+            difference, low, high = paired_bootstrap(one.success, other.success)
+            found[how] = {"difference": difference, "low": low, "high": high}
+            print(f"{better} - {worse}, {how}: {difference:+.1%} (paired bootstrap 95%: {low:+.1%} to {high:+.1%})")
+    return found
+
+
+def save_outcomes(folder: Path, results: dict[str, EvaluationResult]) -> None:
+    """Of every episode, for examples/pool_seeds.py."""
+    outcomes = {
+        f"{name}|{field}": values for name, result in results.items() for field, values in vars(result).items()
+    }
+    np.savez_compressed(folder / "outcomes.npz", **outcomes)
+
+
+def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict, figure: Path) -> dict[str, dict]:
+    """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep, is Q right?"""
+    ranking = rank_actions(model, policy=BehaviorPolicy("random"), **env).summary()
+    print(
+        f"Q of the expert's action against the others in {ranking['states']} states of the random policy: AUROC "
+        f"{ranking['auroc']:.2f}; highest in {ranking['q_agreement']:.0%}, likeliest in {ranking['policy_agreement']:.0%}"
+    )
+    kept = report_filter(model, held_out).by_behavior()
+    for name, numbers in kept.items():
+        print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
+    tokens = calibrate_tokens(model, held_out)
+    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS)
+    returns = calibrate_returns(model, policy=policy, num_episodes=100, **env)
+    print(f"{tokens.verdict()}\n{returns.verdict()}")
+    plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")
+    return {"ranking": ranking, "filter": kept, "tokens": tokens.summary(), "returns": returns.summary()}
