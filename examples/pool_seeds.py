@@ -82,7 +82,11 @@ def main() -> None:
                 f"by seed: {each}"
             )
     if args.figure is not None:
-        plot_comparison(args.figure, pooled, curves, title=f"BabyAI-{level}, {len(seeds)} training seed(s)")
+        online = [points[0][0] for name, points in curves.items() if name.startswith("online")]
+        plot_comparison(
+            args.figure, pooled, curves, title=f"BabyAI-{level}, {len(seeds)} training seed(s)",
+            switch_on=max(online, default=None), switch_label="online from here",
+        )  # fmt: skip
         print(f"Figure: {args.figure}")
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from trl_vlmq.evaluation import EvaluationResult
 
 
+COLORS = {"sft": "#7f8c9b", "afsft": "#c8442b", "offline": "#dd9a8a", "online": "#2b6a99"}
+
+
 def comparison_table(results: Mapping[str, EvaluationResult]) -> str:
     """A Markdown table, one row per policy.
 
@@ -99,4 +102,4 @@ def plot_comparison(
 
 def _color(name: str) -> str | None:
     """Colour of a policy by the objective that its name begins with."""
-    return next((c for key, c in {"sft": "#7f8c9b", "afsft": "#c8442b"}.items() if name.lower().startswith(key)), None)
+    return next((color for key, color in COLORS.items() if name.lower().startswith(key)), None)
