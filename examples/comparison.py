@@ -3,7 +3,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,16 +100,12 @@ class Comparison:
         episodes = num_episodes or self.settings.eval_episodes
         self.results[name] = self.evaluate(policy=policy, num_episodes=episodes, progress=name)
 
-    def train(
-        self, train_dataset: Dataset, eval_dataset: Dataset, seen_by: Callable[[str], list] = lambda _: []
-    ) -> None:
+    def train(self, train_dataset: Dataset, eval_dataset: Dataset) -> None:
         """Every objective from the same base, for as many steps; then it plays.
 
         Args:
             train_dataset, eval_dataset ([`~datasets.Dataset`]):
                 The logs, and those of them that are held out.
-            seen_by (`Callable[[str], list]`, *optional*):
-                Objective -> further callbacks of its training.
         """
         for objective in self.settings.objectives.split(","):
             set_seed(self.args.seed)
@@ -125,7 +121,6 @@ class Comparison:
                 eval_dataset=eval_dataset,
                 processing_class=backbone.processor,
                 peft_config=get_peft_config(self.model_args),
-                callbacks=seen_by(objective),
             )
             backbone = trainer.model.backbone
             curve = self.curve(backbone, run.max_steps)

@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 FALL, DIP = 0.15, 0.1
 LOW_SYNTAX = 0.9
 RECENT = 3  # log entries that must agree
+WATCHED = {
+    "critic_loss", "kept_unsure_choice", "policy_success_rate", "policy_syntax_accuracy", "q_p10", "q_p90",
+    "rollout_success", "rollout_syntax_accuracy",
+}  # fmt: skip
 
 
 @dataclass
@@ -29,23 +33,27 @@ class History:
     """What the signs look at.
 
     Args:
-        logs (`list[dict]`): entries of the trainer's log, oldest first.
+        metrics (`dict[str, list[tuple[int, float]]]`): name of each metric of the trainer's log -> (step, value), oldest first.
         filter_started (`int`, *optional*): step at which the filter started; `None` before.
         filter_closed (`bool`, *optional*, defaults to `False`): whether its ramp is over.
         return_range (`tuple[float, float]`, *optional*): least and greatest return that the rewards allow, scaled.
         second_half (`bool`, *optional*, defaults to `False`): whether more than half of the training is over.
     """
 
-    logs: list[dict] = field(default_factory=list)
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     filter_started: int | None = None
     filter_closed: bool = False
     return_range: tuple[float, float] | None = None
     second_half: bool = False
 
-    def series(self, *names: str) -> tuple[list[int], list[float]]:
-        """Steps and values of the entries that have one of these metrics."""
-        found = [(entry["step"], entry[name]) for entry in self.logs for name in names if name in entry]
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric."""
+        found = self.metrics.get(name, [])
         return [step for step, _ in found], [value for _, value in found]
+
+    def recent(self, name: str) -> list[tuple[int, float]]:
+        """The newest values that must agree; fewer, and so nothing to say, at the beginning."""
+        return self.metrics.get(name, [])[-RECENT:]
 
 
 def critic_says_nothing(history: History) -> str | None:
@@ -71,12 +79,13 @@ def critic_says_nothing(history: History) -> str | None:
 
 def syntax_is_low(history: History) -> str | None:
     """Actions do not parse although the time to learn it is over."""
-    steps, syntax = history.series("policy_syntax_accuracy", "rollout_syntax_accuracy")
+    names = ("policy_syntax_accuracy", "rollout_syntax_accuracy")
+    newest = max((history.metrics[name][-1] for name in names if name in history.metrics), default=None)
     late = history.filter_closed or history.second_half
-    if not late or not syntax or syntax[-1] >= LOW_SYNTAX:
+    if not late or newest is None or newest[1] >= LOW_SYNTAX:
         return None
     return (
-        f"Only {syntax[-1]:.0%} of the actions are valid (step {steps[-1]}). Make invalid actions cost something "
+        f"Only {newest[1]:.0%} of the actions are valid (step {newest[0]}). Make invalid actions cost something "
         "(invalid_penalty of the environment), keep confident tokens (filter_keep_confident below 1), train longer "
         "before the filter starts (filter_warmup_ratio), or see to it that the data holds valid actions; kept_syntax tells "
         "whether the filter drops them."
@@ -89,12 +98,13 @@ def q_is_impossible(history: History) -> str | None:
         return None
     low, high = history.return_range
     margin = 0.1 * (high - low)
-    (_, p10), (steps, p90) = history.series("q_p10"), history.series("q_p90")
+    p10, p90 = ([value for _, value in history.recent(name)] for name in ("q_p10", "q_p90"))
     if len(p90) < RECENT:
         return None
-    if min(p90[-RECENT:]) > high + margin or max(p10[-RECENT:]) < low - margin:
+    if min(p90) > high + margin or max(p10) < low - margin:
+        step, _ = history.recent("q_p90")[-1]
         return (
-            f"Q lies at {p10[-1]:.3g} to {p90[-1]:.3g} (p10 to p90, step {steps[-1]}), but the rewards of the logs allow "
+            f"Q lies at {p10[-1]:.3g} to {p90[-1]:.3g} (p10 to p90, step {step}), but the rewards of the logs allow "
             f"returns from {low:.3g} to {high:.3g} only (scaled and discounted): the critic diverges. Lower "
             "critic_learning_rate, target_tau or gamma."
         )
@@ -103,17 +113,18 @@ def q_is_impossible(history: History) -> str | None:
 
 def filter_keeps_all_or_nothing(history: History) -> str | None:
     """The closed filter does not choose."""
-    steps, kept = history.series("kept_unsure_choice")
-    if not history.filter_closed or len(kept) < RECENT:
+    recent = history.recent("kept_unsure_choice")
+    if not history.filter_closed or len(recent) < RECENT:
         return None
-    if max(kept[-RECENT:]) < 0.005:
+    step, kept = recent[-1][0], [value for _, value in recent]
+    if max(kept) < 0.005:
         return (
-            f"The filter keeps none of the choices that the policy is not sure of (step {steps[-1]}): nothing is learned "
+            f"The filter keeps none of the choices that the policy is not sure of (step {step}): nothing is learned "
             "from them any more. Lower filter_beta or set filter_keep_fraction above 0."
         )
-    if min(kept[-RECENT:]) > 0.995:
+    if min(kept) > 0.995:
         return (
-            f"The filter keeps all of the choices that the policy is not sure of (step {steps[-1]}), as SFT would: the "
+            f"The filter keeps all of the choices that the policy is not sure of (step {step}), as SFT would: the "
             "critic finds no difference between them. Look at advantage_choice_std; raise reward_scale or "
             "filter_beta, lower filter_keep_fraction, or train the critic longer."
         )
@@ -181,9 +192,13 @@ class FailureSignatureCallback(TrainerCallback):
         self.logs = logs
         self.warnings: dict[str, str] = {}
         self._return_range: tuple[float, float] | None = None
+        self._metrics: dict[str, list[tuple[int, float]]] = {}
+        self._read = 0  # entries of the log
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.warnings.clear()
+        self._metrics.clear()
+        self._read = 0
         if self.logs is not None and len(self.logs.logged("reward")):
             reward, terminated, turn = (self.logs.logged(name) for name in ("reward", "terminated", "turn"))
             low, high = possible_returns(reward, terminated, int(turn.max()) + 1, model.objective.gamma)
@@ -192,10 +207,14 @@ class FailureSignatureCallback(TrainerCallback):
     def on_log(self, args, state, control, model=None, **kwargs):
         if model.critic is None or not state.is_world_process_zero:
             return
+        for entry in state.log_history[self._read :]:  # each once: a long run has many
+            for name in WATCHED & entry.keys():
+                self._metrics.setdefault(name, []).append((entry["step"], entry[name]))
+        self._read = len(state.log_history)
         progress = state.global_step / max(1, state.max_steps)
         started = model.filter_state.started
         history = History(
-            logs=state.log_history,
+            metrics=self._metrics,
             filter_started=None if started is None else math.ceil(started * state.max_steps),
             filter_closed=started is not None and progress > started + args.filter_ramp_ratio,
             return_range=self._return_range,

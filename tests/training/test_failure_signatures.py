@@ -19,8 +19,8 @@ from trl_vlmq.signatures import (
 
 
 def logs(**series):
-    """Entries of a log, every tenth step, one metric each."""
-    return [{"step": 10 * i, name: value} for name, values in series.items() for i, value in enumerate(values)]
+    """Values of metrics, logged every tenth step."""
+    return {name: [(10 * i, value) for i, value in enumerate(values)] for name, values in series.items()}
 
 
 def test_a_flat_critic_loss_while_success_falls():
@@ -64,10 +64,10 @@ def test_a_filter_that_does_not_choose(share, what):
 
 
 def test_a_dip_at_the_online_switch():
-    history = logs(policy_success_rate=[0.8, 0.75, 0.6]) + [{"step": 5, "rollout_success": 0.4}]
+    history = logs(policy_success_rate=[0.8, 0.75, 0.6]) | {"rollout_success": [(5, 0.4)]}
     assert "from 80% before the switch to online to 60% (step 20)" in online_dip(History(history))
     assert online_dip(History(logs(policy_success_rate=[0.8, 0.75, 0.6]))) is None  # offline
-    assert online_dip(History(logs(policy_success_rate=[0.8, 0.75]) + [{"step": 5, "rollout_success": 0.4}])) is None
+    assert online_dip(History(logs(policy_success_rate=[0.8, 0.75]) | {"rollout_success": [(5, 0.4)]})) is None
 
 
 def test_possible_returns_are_those_of_all_reward_sequences():

@@ -55,10 +55,9 @@ def choose_env_kwargs(env: str, text: str | None, recorded: Mapping[str, Environ
     if len(different) > 1:
         listed = "; ".join(f"{name}: {kwargs}" for name, kwargs in found.items())
         raise UserError(f"What was made with {env} had different arguments ({listed}): choose with --env_kwargs.")
-    if not different or different == {"{}"}:
-        return {}
-    name, kwargs = next(iter(found.items()))
-    print(f"{env}: {json.dumps(kwargs)} (as recorded with {name})")
+    name, kwargs = next(iter(found.items()), ("", {}))
+    if kwargs:
+        print(f"{env}: {json.dumps(kwargs)} (as recorded with {name})")
     return kwargs
 
 

@@ -131,7 +131,8 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
     checkpoint = _checkpoint(args)
     if Path(args.output_dir).is_file():
         raise UserError(f"--output_dir {args.output_dir} is a file.")
-    played = environment_of_episodes(data.dataset)
+    with user_errors(OSError, ValueError):
+        played = environment_of_episodes(data.dataset)
     env_kwargs = {}
     if data.env is not None:
         env_kwargs = choose_env_kwargs(data.env, data.env_kwargs, {data.dataset: played})

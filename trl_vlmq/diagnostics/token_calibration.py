@@ -9,9 +9,11 @@ from datasets import Dataset
 from scipy import stats
 
 from trl_vlmq.actor_critic import VLMActorCritic
+from trl_vlmq.collator import TokenTDCollator
+from trl_vlmq.columns import prepare_episodes
 from trl_vlmq.roles import TokenRole
 
-from .batches import held_out_batches
+from .batches import held_out_batches, require_critic
 
 
 # An AUROC from here on separates; down to 0.5 +- this much it is blind.
@@ -106,30 +108,37 @@ def calibrate_tokens(
     Raises:
         ValueError: if the model has no critic.
     """
+    require_critic(model)
     valid = model.valid_tokens.cpu().numpy()
-    batches = list(held_out_batches(model, dataset, batch_size))
-    actions = [batch["labels"][batch["labels"] != -100].cpu().numpy() for batch in batches]
     occurs = np.zeros(len(valid), bool)
-    occurs[np.concatenate(actions)] = True
+    collator = TokenTDCollator(model.backbone)
+    for row in prepare_episodes(dataset).select_columns(["completion", "completion_ids", "completion_stopped"]):
+        occurs[collator.action(row)[0]] = True
     pools = {"elsewhere": np.flatnonzero(occurs & valid), "never": np.flatnonzero(~occurs & valid)}
     rng = np.random.default_rng(seed)
     found: dict[str, list] = {"taken": [], "elsewhere": [], "never": [], "role": []}
     training = model.training
     model.eval()
-    for batch, taken in zip(batches, actions, strict=True):
-        labels, inputs = batch["labels"], batch["inputs"]
-        states, _ = model.backbone.forward(inputs, keep=labels.shape[1])
-        q = model.critic(states[labels != -100]).mean(0).double().cpu().numpy()  # [positions, vocabulary]
-        rows = np.arange(len(taken))[:, None]
-        found["taken"].append(q[rows[:, 0], taken])
+    for batch in held_out_batches(model, dataset, batch_size):
+        labels = batch["labels"]
+        mask = labels != -100
+        states, _ = model.backbone.forward(batch["inputs"], keep=labels.shape[1])
+        q = model.critic(states[mask]).mean(0).double().cpu().numpy()  # [positions, vocabulary]
+        taken = labels[mask].cpu().numpy()
+        found["taken"].append(q[np.arange(len(taken)), taken])
+        found["role"].append(batch["role"][mask].cpu().numpy())
         for name, pool in pools.items():
-            drawn = rng.integers(len(pool), size=(len(taken), num_tokens if len(pool) else 0)) if len(pool) else None
-            tokens = pool[drawn] if drawn is not None else np.empty((len(taken), 0), np.int64)
-            if name == "elsewhere" and len(pool) > 1:
-                # The token of the data itself is none of the others: its neighbour in the pool stands in for it.
-                same = tokens == taken[:, None]
-                tokens[same] = pool[(drawn[same] + 1) % len(pool)]
-            found[name].append(q[rows, tokens])
-        found["role"].append(batch["role"][labels != -100].cpu().numpy())
+            tokens = _draw(pool, taken, num_tokens, rng)
+            found[name].append(np.take_along_axis(q, tokens, axis=1))
     model.train(training)
     return TokenCalibration(**{name: np.concatenate(parts) for name, parts in found.items()})
+
+
+def _draw(pool: np.ndarray, taken: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """So many tokens of a pool for each position, none of them the one taken there; none at all of a pool without others."""
+    if len(pool) < 1 + np.isin(taken, pool).any():
+        return np.empty((len(taken), 0), np.int64)
+    drawn = rng.integers(len(pool), size=(len(taken), number))
+    # In place of the token that was taken comes its neighbour in the pool.
+    drawn = np.where(pool[drawn] == taken[:, None], (drawn + 1) % len(pool), drawn)
+    return pool[drawn]
