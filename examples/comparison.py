@@ -3,14 +3,15 @@
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from trl import get_peft_config
 
 from trl_vlmq import (
@@ -22,6 +23,7 @@ from trl_vlmq import (
     VLMActorCritic,
     VLMPolicy,
     evaluate_policy,
+    load_episodes,
 )
 from trl_vlmq.diagnostics import (
     calibrate_returns,
@@ -33,8 +35,11 @@ from trl_vlmq.diagnostics import (
     report_filter,
 )
 from trl_vlmq.env_record import EnvironmentRecord
+from trl_vlmq.hardware import choose_cpu_precision
+from trl_vlmq.logs import collect_logs
 from trl_vlmq.model_arguments import ModelArguments
-from trl_vlmq.prompt_record import save_prompt
+from trl_vlmq.policies import Policy
+from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes, save_prompt
 from trl_vlmq.statistics import paired_bootstrap
 
 
@@ -52,6 +57,45 @@ class ComparisonArguments:
     objectives: str = field(default="sft,afsft", metadata={"help": "What to train, one after the other."})
 
 
+@dataclass
+class ComparisonTrainingArguments(AFSFTConfig):
+    """AFSFTConfig with what the examples change."""
+
+    critic_learning_rate: float | None = field(default=3e-3, metadata={"help": "Learning rate of the critic's head."})
+    max_steps: int = field(default=1500, metadata={"help": "Optimiser steps of each training."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(
+        default="cosine_with_min_lr",
+        metadata={"help": "Schedule of the learning rate; by default a cosine that ends at 0.4 of the peak."},
+    )
+    warmup_steps: float = field(default=20, metadata={"help": "Steps of linear warm-up."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
+    report_to: str = field(default="none", metadata={"help": "Trackers."})
+
+    def __post_init__(self):
+        choose_cpu_precision(self)
+        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:
+            # Not to 0: what the closed filter teaches comes last, and took its time on some seeds.
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.4}
+        super().__post_init__()
+
+
+def collect_or_load(
+    episodes_path: str | None, policy: Policy, num_episodes: int, args: AFSFTConfig, env: dict
+) -> Dataset:
+    """The logs: collected once, by the first process, into the output folder; or loaded from a file that is there.
+
+    Raises:
+        ValueError: the file's prompts were made in another way than `env` makes them.
+    """
+    path = Path(episodes_path or Path(args.output_dir, "episodes.parquet"))
+    with PartialState().main_process_first():
+        if episodes_path is None and PartialState().is_main_process:
+            collect_logs(path, policy=policy, num_episodes=num_episodes, seed=args.seed, **env)
+        agree_on_prompt(prompt_of_episodes(path), env["prompt_builder"].history)
+        return load_episodes(path)
+
+
 class Comparison:
     """
     Policies and what they reach.
@@ -64,7 +108,10 @@ class Comparison:
         model_args ([`ModelArguments`]):
             The base and its adapter.
         env (`dict`):
-            `make_env`, `env_kwargs` and `prompt_builder` of the episodes.
+            `make_env`, `env_kwargs` and `prompt_builder` of the logs.
+        variants (`dict[str, dict]`, *optional*):
+            What policies play: a label that is added to their names -> what differs from `env_kwargs`. By default the
+            environment of the logs. The first one gives the curves.
 
     Attributes:
         results (`dict[str, EvaluationResult]`):
@@ -75,10 +122,20 @@ class Comparison:
             Objective -> what is known of its critic.
     """
 
-    def __init__(self, settings: ComparisonArguments, args: AFSFTConfig, model_args: ModelArguments, env: dict):
+    def __init__(
+        self,
+        settings: ComparisonArguments,
+        args: AFSFTConfig,
+        model_args: ModelArguments,
+        env: dict,
+        variants: dict[str, dict] | None = None,
+    ):
         self.settings, self.args, self.model_args, self.env = settings, args, model_args, env
         self.out = Path(args.output_dir)
-        self.evaluate = partial(evaluate_policy, num_envs=128, **env)
+        self.evaluate = {
+            label: partial(evaluate_policy, num_envs=128, **env | {"env_kwargs": env["env_kwargs"] | changes})
+            for label, changes in (variants or {"": {}}).items()
+        }
         self.results: dict[str, EvaluationResult] = {}
         self.curves: dict[str, list] = {}
         self.critics: dict[str, dict] = {}
@@ -86,9 +143,7 @@ class Comparison:
     def play_behaviors(self, names: Iterable[str]) -> None:
         """Scripted agents, for reference."""
         for name in names:
-            self.results[name] = self.evaluate(
-                policy=BehaviorPolicy(name), num_episodes=self.settings.eval_episodes, progress=name
-            )
+            self.play_policy(name, BehaviorPolicy(name), self.settings.eval_episodes)
 
     def play_base(self) -> None:
         """It knows no action: a few episodes show that, and each of its turns takes as long as a turn can."""
@@ -97,15 +152,26 @@ class Comparison:
     def play(self, name: str, backbone, temperature: float, num_episodes: int | None = None) -> None:
         """Held-out episodes of a model."""
         policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
-        episodes = num_episodes or self.settings.eval_episodes
-        self.results[name] = self.evaluate(policy=policy, num_episodes=episodes, progress=name)
+        self.play_policy(name, policy, num_episodes or self.settings.eval_episodes)
 
-    def train(self, train_dataset: Dataset, eval_dataset: Dataset) -> None:
+    def play_policy(self, name: str, policy: Policy, num_episodes: int) -> None:
+        """Held-out episodes of anybody, of every variant."""
+        for label, evaluate in self.evaluate.items():
+            self.results[name + label] = evaluate(policy=policy, num_episodes=num_episodes, progress=name + label)
+
+    def train(
+        self,
+        train_dataset: Dataset,
+        eval_dataset: Dataset,
+        watch: Callable[[str], list[TrainerCallback]] = lambda objective: [],
+    ) -> None:
         """Every objective from the same base, for as many steps; then it plays.
 
         Args:
             train_dataset, eval_dataset ([`~datasets.Dataset`]):
                 The logs, and those of them that are held out.
+            watch (`Callable[[str], list]`, *optional*):
+                Makes further callbacks of an objective's training.
         """
         for objective in self.settings.objectives.split(","):
             set_seed(self.args.seed)
@@ -121,6 +187,7 @@ class Comparison:
                 eval_dataset=eval_dataset,
                 processing_class=backbone.processor,
                 peft_config=get_peft_config(self.model_args),
+                callbacks=watch(objective),
             )
             backbone = trainer.model.backbone
             curve = self.curve(backbone, run.max_steps)
@@ -140,8 +207,9 @@ class Comparison:
 
     def curve(self, backbone, steps: int) -> PolicyEvaluationCallback:
         """Plays on the way, on other episodes than those of the end."""
+        evaluate = next(iter(self.evaluate.values()))
         return PolicyEvaluationCallback(
-            partial(self.evaluate, num_episodes=self.settings.curve_episodes, seed=2_000_000, progress=None),
+            partial(evaluate, num_episodes=self.settings.curve_episodes, seed=2_000_000, progress=None),
             VLMPolicy(backbone, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS),
             every_steps=max(1, steps // self.settings.curve_points),
         )

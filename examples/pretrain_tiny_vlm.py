@@ -27,15 +27,13 @@ import json
 import os
 import random
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from describing import conversation, describe_accuracy, encode
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser, set_seed
 
@@ -58,30 +56,6 @@ class PretrainArguments:
         default=None, metadata={"help": "Go on from these weights, a folder that this script wrote."}
     )
     held_out: int = field(default=500, metadata={"help": "Unseen views that the accuracy is measured on."})
-
-
-def conversation(view, captions: ModuleType, questions: int, rng: random.Random) -> list[dict]:
-    messages = []
-    for i in range(questions):
-        question, answer = captions.ask(view, rng)
-        image = [{"type": "image"}] if i == 0 else []
-        messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return messages
-
-
-def encode(processor, conversations: list[list[dict]], image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded input ids [B, L], and labels [B, L] that are -100 outside of the answers."""
-    tokenizer = processor.tokenizer
-    opening, closing = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
-    texts = processor.apply_chat_template(conversations, tokenize=False)
-    texts = [text.replace("<image>", "<image>" * image_tokens) for text in texts]
-    input_ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
-    # Inside an answer after <|assistant|> and up to and including </s>.
-    opened = (input_ids == opening).cumsum(1) - (input_ids == opening).long()
-    closed = (input_ids == closing).cumsum(1) - (input_ids == closing).long()
-    inside = (opened > closed) & (input_ids != tokenizer.pad_token_id)
-    return input_ids, input_ids.masked_fill(~inside, -100)
 
 
 def main() -> None:
@@ -175,38 +149,12 @@ def main() -> None:
     processor.save_pretrained(args.output_dir)
     rng = random.Random(args.seed + 1)
     unseen = captions.generate_views(max(1, args.held_out // 6), rng)
-    report = describe_accuracy(args.output_dir, unseen, captions, rng)
+    saved = AutoModelForImageTextToText.from_pretrained(args.output_dir)
+    report = describe_accuracy(saved, AutoProcessor.from_pretrained(args.output_dir), unseen, captions, rng)
     report |= {"seed": args.seed, "steps": args.steps, "layouts": args.num_layouts, "loss": running}
     report["continued"] = args.init_from is not None
     Path(args.output_dir, "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
-
-
-@torch.no_grad()
-def describe_accuracy(path: str, views: list, captions: ModuleType, rng: random.Random) -> dict[str, float]:
-    """Exact-match accuracy of greedy answers on unseen views, through the ordinary `from_pretrained` path."""
-    model, processor = AutoModelForImageTextToText.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for start in range(0, len(views), 50):
-        for question_number in range(4):
-            chunk = views[start : start + 50]
-            asked = [
-                (captions.DESCRIBE, v.description) if question_number == 0 else captions.ask(v, rng) for v in chunk
-            ]
-            prompts = [
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-                for question, _ in asked
-            ]
-            inputs = processor(
-                text=processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False),
-                images=[[Image.fromarray(v.image)] for v in chunk],
-                padding=True, padding_side="left", return_tensors="pt",
-            )  # fmt: skip
-            output = model.generate(**inputs, max_new_tokens=80, do_sample=False)
-            texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for (question, answer), text in zip(asked, texts, strict=True):
-                hits[captions.kind_of(question)].append(text == answer)
-    return {f"{kind}_accuracy": float(np.mean(values)) for kind, values in hits.items()}
 
 
 if __name__ == "__main__":

@@ -23,8 +23,16 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-from comparison import HOW, MAX_NEW_TOKENS, Comparison, ComparisonArguments, differences, save_outcomes
+from comparison import (
+    HOW,
+    MAX_NEW_TOKENS,
+    Comparison,
+    ComparisonArguments,
+    ComparisonTrainingArguments,
+    collect_or_load,
+    differences,
+    save_outcomes,
+)
 from datasets import Dataset
 from transformers import set_seed
 from trl import TrlParser
@@ -35,15 +43,13 @@ from trl_vlmq import (
     BehaviorPolicy,
     LinearSchedule,
     OnlineRolloutCallback,
-    load_episodes,
 )
 from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
 from trl_vlmq.envs import PromptBuilder
-from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
-from trl_vlmq.logs import collect_logs, describe_logs, parse_mixture, split_episodes
+from trl_vlmq.hardware import use_all_cores
+from trl_vlmq.logs import describe_logs, parse_mixture, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
-from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes
 
 
 @dataclass
@@ -83,28 +89,11 @@ class OnlineArguments:
 
 
 @dataclass
-class TrainingArguments(AFSFTConfig):
+class TrainingArguments(ComparisonTrainingArguments):
     """AFSFTConfig with the defaults of this example."""
 
     output_dir: str | None = field(default="outputs/babyai", metadata={"help": "Folder for everything."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
-    critic_learning_rate: float | None = field(default=3e-3, metadata={"help": "Learning rate of the critic's head."})
-    max_steps: int = field(default=1500, metadata={"help": "Optimiser steps of each training."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(
-        default="cosine_with_min_lr",
-        metadata={"help": "Schedule of the learning rate; by default a cosine that ends at 0.4 of the peak."},
-    )
-    warmup_steps: float = field(default=20, metadata={"help": "Steps of linear warm-up."})
-    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints."})
-    report_to: str = field(default="none", metadata={"help": "Trackers."})
-
-    def __post_init__(self):
-        choose_cpu_precision(self)
-        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:
-            # Not to 0: what the closed filter teaches comes last, and took its time on some seeds.
-            self.lr_scheduler_kwargs = {"min_lr_rate": 0.4}
-        super().__post_init__()
 
 
 def shrink(task: TaskArguments, settings: ComparisonArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
@@ -112,17 +101,6 @@ def shrink(task: TaskArguments, settings: ComparisonArguments, online: OnlineArg
     online.online_rounds, online.online_episodes, online.online_steps = 2, 16, 5
     settings.eval_episodes, settings.curve_episodes, settings.curve_points = 50, 20, 2
     task.num_log_episodes, args.max_steps, args.per_device_train_batch_size = 400, 40, 16
-
-
-def collect(task: TaskArguments, args: AFSFTConfig, env: dict) -> Dataset:
-    """The logs: collected once by the first process, or loaded."""
-    path = Path(task.episodes_path or Path(args.output_dir, "episodes.parquet"))
-    with PartialState().main_process_first():
-        if task.episodes_path is None and PartialState().is_main_process:
-            policy = BehaviorPolicy(parse_mixture(task.behaviors))
-            collect_logs(path, policy=policy, num_episodes=task.num_log_episodes, seed=args.seed, **env)
-        agree_on_prompt(prompt_of_episodes(path), task.history)
-        return load_episodes(path)
 
 
 def main() -> None:
@@ -138,7 +116,8 @@ def main() -> None:
         "prompt_builder": PromptBuilder(history=task.history),
     }
     comparison, out = Comparison(settings, args, model_args, env), Path(args.output_dir)
-    dataset = collect(task, args, env)
+    policy = BehaviorPolicy(parse_mixture(task.behaviors))
+    dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env)
     logs = describe_logs(dataset)
     print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)

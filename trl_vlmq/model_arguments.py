@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, get_quantization_config
 
-from .backbones import Backbone, load_backbone, tiny_model_path
+from .backbones import Backbone, load_backbone, resolve_model
 from .hardware import default_attention
 
 
@@ -16,8 +16,8 @@ class ModelArguments(ModelConfig):
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model to train: Hub id or folder of a model, or of an adapter to go on with (and its critic). "
-            "Default: the embedded tiny-babyai, which sees BabyAI pictures and runs on a CPU."
+            "help": "Model to train: Hub id or folder of a model, or of an adapter to go on with (and its critic), or the "
+            "name of an embedded model. Default: the embedded tiny-babyai, which sees BabyAI pictures and runs on a CPU."
         },
     )
     dtype: str | None = field(default="auto", metadata={"help": "Dtype of the base model."})
@@ -31,8 +31,8 @@ class ModelArguments(ModelConfig):
 
     @property
     def base(self) -> str:
-        """Hub id or folder of the model, the embedded one by default."""
-        return self.model_name_or_path or tiny_model_path("tiny-babyai")
+        """Hub id or folder of the model, an embedded one by default."""
+        return resolve_model(self.model_name_or_path or "tiny-babyai")
 
     def load(self) -> Backbone:
         """The model that these arguments describe."""

@@ -4,7 +4,7 @@
 from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .loading import load_backbone
-from .tiny import TINY_MODELS, tiny_model_path
+from .tiny import TINY_MODELS, resolve_model, tiny_model_path
 
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "TextBackbone",
     "load_backbone",
     "make_backbone",
+    "resolve_model",
     "tiny_model_path",
 ]

@@ -16,6 +16,7 @@ from transformers import (
 
 from .base import Backbone
 from .families import make_backbone
+from .tiny import resolve_model
 
 
 def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
@@ -23,10 +24,12 @@ def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
 
     Args:
         name_or_path (`str`):
-            Folder or Hub id of a model, or of a PEFT adapter (its base is loaded first).
+            Folder or Hub id of a model, or of a PEFT adapter (its base is loaded first), or the name of an embedded
+            model (one of `TINY_MODELS`; a folder of that name goes first).
         model_kwargs:
             Passed to `from_pretrained` of the base, e.g. `dtype` or `quantization_config`.
     """
+    name_or_path = resolve_model(name_or_path)
     adapter = is_adapter(name_or_path)
     base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path if adapter else name_or_path
     if not base:

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.siglip import SiglipImageProcessorPil
 
 
-TINY_MODELS = ("tiny-babyai",)
+TINY_MODELS = ("tiny-babyai", "tiny-cards")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -52,6 +52,17 @@ def tiny_model_path(name: str = "tiny-babyai") -> str:
     if name not in TINY_MODELS:
         raise ValueError(f"There is no embedded model {name!r}; choose one of {', '.join(TINY_MODELS)}.")
     return str(Path(str(files("trl_vlmq") / "models" / name)))
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The folder of an embedded model for its name; anything else, a folder of the same name too, as it is.
+
+    Args:
+        name_or_path (`str`):
+            Name of an embedded model, folder or Hub id.
+    """
+    embedded = name_or_path in TINY_MODELS and not Path(name_or_path).is_dir()
+    return tiny_model_path(name_or_path) if embedded else name_or_path
 
 
 def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640) -> PreTrainedTokenizerFast:

@@ -13,7 +13,7 @@ import gymnasium
 import yaml
 
 import trl_vlmq.envs  # noqa: F401 (registers the ids)
-from trl_vlmq.backbones import Backbone, load_backbone, tiny_model_path
+from trl_vlmq.backbones import Backbone, load_backbone, resolve_model
 from trl_vlmq.env_record import EnvironmentRecord
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import default_attention
@@ -101,11 +101,11 @@ def load_agent(model: str | None, history: int | None) -> tuple[Backbone, Prompt
 
     Args:
         model (`str`, *optional*):
-            Folder or Hub id of a model or adapter; by default the embedded model.
+            Folder or Hub id of a model or adapter, or name of an embedded model; by default `tiny-babyai`.
         history (`int`, *optional*):
             Past actions in the prompt, if the user says so.
     """
-    name = model or tiny_model_path("tiny-babyai")
+    name = resolve_model(model or "tiny-babyai")
     with model_errors(name):
         backbone = load_backbone(name, attn_implementation=default_attention())
     with user_errors(OSError, ValueError):

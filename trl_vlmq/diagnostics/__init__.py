@@ -3,7 +3,7 @@
 
 from trl_vlmq.signatures import SIGNS, FailureSignatureCallback
 
-from .action_ranking import ActionRanking, rank_actions
+from .action_ranking import ActionRanking, action_values, rank_actions
 from .calibration_figure import plot_calibration
 from .comparison import comparison_table, plot_comparison
 from .filtering import FilterReport, report_filter
@@ -18,6 +18,7 @@ __all__ = [
     "FilterReport",
     "ReturnCalibration",
     "TokenCalibration",
+    "action_values",
     "calibrate_returns",
     "calibrate_tokens",
     "comparison_table",

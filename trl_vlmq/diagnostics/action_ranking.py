@@ -19,12 +19,15 @@ from trl_vlmq.statistics import wilson_interval
 from .batches import require_critic
 
 
+Prompt = tuple[list[dict[str, Any]], list]  # messages and images
+
+
 @dataclass
 class ActionRanking:
     """Values of S states with M actions each, and which of the actions an oracle takes. Ours.
 
     Args:
-        actions (`list[str]`): texts of the actions.
+        actions (`list[str]`): the actions.
         right (`numpy.ndarray`): number of the oracle's action in each state, int64 [S].
         q (`numpy.ndarray`): Q of each action, read at its last choice token, float64 [S, M].
         logp (`numpy.ndarray`): log pi of each action's whole text, float64 [S, M].
@@ -73,11 +76,11 @@ class ActionRanking:
 
 
 class _WithOracle:
-    """A policy acts as ever; what it is asked and what the oracle would do is written down."""
+    """A policy acts as ever; what it is asked, what it could answer and what the oracle would do is written down."""
 
     def __init__(self, policy: Policy, oracle: str):
         self.policy, self.oracle = policy, oracle
-        self.asked: list[tuple[list[dict], list, str]] = []
+        self.asked: list[tuple[Prompt, list[str], str]] = []  # with the text of each action, and the oracle's text
         self.actions: list[str] = []
 
     def name(self, seed: int) -> str:
@@ -90,9 +93,10 @@ class _WithOracle:
         for situation in situations:
             env = situation.env.unwrapped
             if not self.actions:
-                self.actions = [env.grammar.format(action) for action in env.legal_actions()]
+                self.actions = list(getattr(env.grammar, "actions", None) or env.legal_actions())
             oracle = env.make_behavior(self.oracle, np.random.default_rng([situation.seed, situation.turn]))
-            self.asked.append((situation.prompt, situation.images, oracle.act()))
+            texts = [env.write(action) for action in self.actions]
+            self.asked.append(((situation.prompt, situation.images), texts, oracle.act()))
         return self.policy.act(situations)
 
 
@@ -109,13 +113,16 @@ def rank_actions(
     prompt_builder: PromptBuilder | None = None,
 ) -> ActionRanking:
     """
-    Q and log pi of every legal action in the states that a policy visits, beside the action of an oracle.
+    Q and log pi of every action in the states that a policy visits, beside the action of an oracle.
+
+    The actions are those of the environment's grammar, if it lists them, legal at the moment or not; else those that are
+    legal in the first state. States in which the oracle takes none of them are left out.
 
     Args:
         model ([`VLMActorCritic`]):
             Actor and critic, e.g. `trainer.model`.
         make_env (`str` or `Callable`):
-            Environment whose legal actions are the same in every state.
+            Environment, a [`~trl_vlmq.envs.text_action.TextActionEnv`].
         policy ([`Policy`]):
             Who visits the states, for example a [`BehaviorPolicy`].
         num_episodes (`int`, *optional*, defaults to `50`):
@@ -132,7 +139,7 @@ def rank_actions(
             The one that the model was trained with.
 
     Raises:
-        ValueError: if the model has no critic.
+        ValueError: if the model has no critic, or the oracle never takes one of the actions.
     """
     require_critic(model)
     recorder = _WithOracle(policy, oracle)
@@ -140,27 +147,58 @@ def rank_actions(
         make_env, recorder, num_episodes, seed=seed, env_kwargs=env_kwargs, prompt_builder=prompt_builder
     ):
         pass
-    actions = recorder.actions
-    asked = [(prompt, images, action) for prompt, images, action in recorder.asked if action in actions]
-    training = model.training
-    model.eval()
-    values = [_values(model, asked[i : i + batch_size], actions) for i in range(0, len(asked), batch_size)]
-    model.train(training)
-    q, logp = (np.concatenate(parts) for parts in zip(*values, strict=True))
-    return ActionRanking(actions, np.array([actions.index(action) for _, _, action in asked]), q, logp)
+    asked = [(prompt, texts, texts.index(oracle)) for prompt, texts, oracle in recorder.asked if oracle in texts]
+    if not asked:
+        raise ValueError(f"{oracle!r} takes none of the actions {recorder.actions} in any state.")
+    prompts, texts, right = (list(column) for column in zip(*asked, strict=True))
+    q, logp = action_values(model, prompts, texts, batch_size=batch_size)
+    return ActionRanking(recorder.actions, np.array(right), q, logp)
 
 
 @torch.no_grad()
-def _values(model: VLMActorCritic, asked: Sequence[tuple], actions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Q at the last choice token and log pi of each action, float64 [S, M] each."""
+def action_values(
+    model: VLMActorCritic, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], *, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    What the critic and the policy think of actions: Q at the last choice token, and log pi of the whole text.
+
+    Args:
+        model ([`VLMActorCritic`]):
+            Actor and critic, e.g. `trainer.model`.
+        prompts (`Sequence[tuple[list[dict], list]]`):
+            Messages and images of S states.
+        texts (`Sequence[Sequence[str]]`):
+            Texts of M actions in each of them.
+        batch_size (`int`, *optional*, defaults to `32`):
+            States at once.
+
+    Returns:
+        `tuple[numpy.ndarray, numpy.ndarray]`: Q in units of the scaled reward and log pi in nats, float64 [S, M] each.
+
+    Raises:
+        ValueError: if the model has no critic.
+    """
+    require_critic(model)
+    training = model.training
+    model.eval()
+    rows = range(0, len(prompts), batch_size)
+    values = [_values(model, prompts[i : i + batch_size], texts[i : i + batch_size]) for i in rows]
+    model.train(training)
+    q, logp = (np.concatenate(parts) for parts in zip(*values, strict=True))
+    return q, logp
+
+
+def _values(
+    model: VLMActorCritic, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of one batch."""
     backbone, collator = model.backbone, TokenTDCollator(model.backbone)
-    tokens = [collator.action({"completion": [{"content": text}]}) for text in actions]
+    tokens = [collator.action({"completion": [{"content": text}]}) for row in texts for text in row]
     last = [max(i for i, role in enumerate(roles) if role == TokenRole.CHOICE) for _, roles in tokens]
-    ids = [ids for ids, _ in tokens] * len(asked)
-    prompts = [backbone.encode(prompt, images) for prompt, images, _ in asked for _ in actions]
+    ids = [ids for ids, _ in tokens]
+    encoded = [backbone.encode(*prompt) for prompt, row in zip(prompts, texts, strict=True) for _ in row]
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(i) for i in ids], batch_first=True, padding_value=-100)
-    inputs = {name: tensor.to(model.device) for name, tensor in backbone.collate(prompts, ids).items()}
+    inputs = {name: tensor.to(model.device) for name, tensor in backbone.collate(encoded, ids).items()}
     values, _ = model.token_values(inputs, labels.to(model.device))
-    q = values.q.mean(0)[torch.arange(len(ids)), torch.tensor(last * len(asked))]
-    shape = (len(asked), len(actions))
-    return tuple(x.double().cpu().numpy().reshape(shape) for x in (q, values.logp.sum(1)))
+    q = values.q.mean(0)[torch.arange(len(ids)), torch.tensor(last)]
+    return tuple(x.double().cpu().numpy().reshape(len(texts), -1) for x in (q, values.logp.sum(1)))
