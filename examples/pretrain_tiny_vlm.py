@@ -8,11 +8,12 @@ that their rows keep their random initial directions.
 Make weights of your own (the last digits depend on the number of processes and threads):
 
     torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir outputs/tiny-babyai
-    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --domain cards --output_dir outputs/tiny-cards
+    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --domain cards --steps 4500 --settle_steps 900 --output_dir outputs/tiny-cards
 
-The packaged `tiny-babyai` was not made in one go, but in three stages of 3,600, 3,500 and 2,600 steps, each with views of
-its own and from the weights of the one before (`--init_from`), while the questions were still being improved: docs/experiment_log.md,
-experiments 1, 6 and 8.
+The packaged models were not made in one go: `tiny-babyai` in three stages of 3,600, 3,500 and 2,600 steps, each with views
+of its own and from the weights of the one before (`--init_from`), while the questions were still being improved
+(docs/experiment_log.md, experiments 1, 6 and 8); `tiny-cards` in 3,600 steps, and 900 of settling from there with `--seed 1
+--num_layouts 5000 --learning_rate 1e-3`: 25 minutes on two cores (experiment 22).
 
 With several processes each makes views of its own and takes its share of the batch, which on a CPU is much faster than
 several threads in one process.
@@ -54,6 +55,14 @@ class PretrainArguments:
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
     init_from: str | None = field(
         default=None, metadata={"help": "Go on from these weights, a folder that this script wrote."}
+    )
+    unused_length: float = field(
+        default=1.5,
+        metadata={"help": "Length of the head's rows that no caption uses, relative to those that one does."},
+    )
+    settle_steps: int = field(
+        default=0,
+        metadata={"help": "Last steps in which descriptions meet those rows and learn to keep away from them."},
     )
     held_out: int = field(default=500, metadata={"help": "Unseen views that the accuracy is measured on."})
 
@@ -109,15 +118,19 @@ def main() -> None:
         conversations = [conversation(views[i], captions, args.questions, rng) for i in batch]
         input_ids, labels = encode(processor, conversations, image_tokens)
         read[input_ids.flatten()] = True
+        settling = step >= args.steps - args.settle_steps
+        if step == args.steps - args.settle_steps:
+            lengthen(model.lm_head.weight, used, args.unused_length)
         pixels = images[batch].float() / 127.5 - 1.0
         mask = (input_ids != tokenizer.pad_token_id).long()
         targets = labels[:, 1:]
         chosen = targets != -100
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(input_ids=input_ids, attention_mask=mask, pixel_values=pixels).last_hidden_state
-            logits = model.lm_head(hidden[:, :-1][chosen]).float().masked_fill(~used, float("-inf"))
-        loss = F.cross_entropy(logits, targets[chosen])
+            logits = model.lm_head(hidden[:, :-1][chosen]).float()
+        loss = F.cross_entropy(logits if settling else logits.masked_fill(~used, float("-inf")), targets[chosen])
         loss.backward()
+        model.lm_head.weight.grad[~used] = 0.0  # they keep their random directions, met or not
         if processes > 1:
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             flat = torch.nn.utils.parameters_to_vector(gradients)
@@ -134,16 +147,9 @@ def main() -> None:
 
     if rank > 0:
         return
-    # Rows that no caption used keep their random direction. Inputs get the usual length; outputs half as much again,
-    # with which a frozen head can still express near-certainty against 400 random rows (at the usual length later
-    # training is stuck at about 98% a token; at twice the length the descriptions suffer).
-    with torch.no_grad():
-        for weight, trained, length in (
-            (model.get_input_embeddings().weight, read, 1.0),
-            (model.lm_head.weight, used, 1.5),
-        ):
-            norms = weight.norm(dim=1, keepdim=True)
-            weight[~trained] *= (length * norms[trained].mean() / norms)[~trained]
+    lengthen(model.get_input_embeddings().weight, read, 1.0)
+    if args.settle_steps == 0:
+        lengthen(model.lm_head.weight, used, args.unused_length)
     model.eval()
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
@@ -155,6 +161,17 @@ def main() -> None:
     report["continued"] = args.init_from is not None
     Path(args.output_dir, "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
+
+
+@torch.no_grad()
+def lengthen(weight: torch.Tensor, trained: torch.Tensor, length: float) -> None:
+    """Give the rows [V, d] that nothing trained a length, relative to the others; their random directions stay.
+
+    The longer those of the head, the better it can express near-certainty later on, frozen: at the usual length training on
+    BabyAI is stuck at about 98% a token. Too long, and they spoil descriptions that never met them.
+    """
+    norms = weight.norm(dim=1, keepdim=True)
+    weight[~trained] *= (length * norms[trained].mean() / norms)[~trained]
 
 
 if __name__ == "__main__":
