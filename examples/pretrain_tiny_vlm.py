@@ -2,8 +2,8 @@
 """Pre-train an embedded tiny VLM to describe pictures of one domain, and nothing else.
 
 The model learns to answer questions about randomly generated pictures (`captions_babyai.py`, `captions_cards.py`). It never
-sees an action, a reward or a trajectory. Tokens that no caption uses (action words among them) are masked out of the softmax, so
-that their rows keep their random initial directions.
+sees an action, a reward or a trajectory. The rows of tokens that no caption uses (action words among them) keep their random
+initial directions; they are masked out of the softmax, the last `--settle_steps` aside.
 
 Make weights of your own (the last digits depend on the number of processes and threads):
 

@@ -6,7 +6,8 @@
    and a frozen vision tower.
 3. Plays held-out episodes and writes a table, figures, the results as JSON and the adapters with the critic. EZPoints and
    Points24 are played with combinations of cards that the logs never show, and with others.
-4. In Blackjack, reads Q(hit) - Q(stand) of the same hands while it trains, beside the exact values.
+4. In Blackjack, reads Q(hit) - Q(stand) of the same hands while it trains, beside the exact values, and draws the strategy
+   of each agent beside the best one, with the share of games that it wins exactly.
 
     accelerate launch examples/train_gym_cards.py                    # Blackjack: about half an hour on two cores
     accelerate launch examples/train_gym_cards.py --game NumberLine
@@ -21,6 +22,7 @@ down from the paper: a model of 1.4 million parameters instead of billions, pict
 import json
 from dataclasses import dataclass, field
 
+from blackjack_chart import chart
 from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
 from transformers import TrainerCallback
 from trl import TrlParser
@@ -143,6 +145,11 @@ def main() -> None:
     comparison.train(*split_episodes(dataset), watch)
     for objective, look in looks.items():
         look.plot(comparison.out / f"{objective}_hands.png")
+    if task.game == "Blackjack":
+        for objective in comparison.curves:
+            figure = comparison.out / f"{objective}_strategy.png"
+            scores = chart(str(comparison.out / objective), figure, objective.upper())
+            comparison.critics.setdefault(objective, {})["exact"] = {h: s._asdict() for h, s in scores.items()}
     comparison.report(task.game, f"{task.game}, {task.invalid_share:.0%} invalid", logs)
 
 

@@ -32,8 +32,7 @@ def hand(ranks):
 
 def blackjack(player, dealer, **kwargs):
     env = make("Blackjack", **kwargs)
-    env.reset(seed=0)
-    env.player, env.dealer = hand(player), hand(dealer)
+    env.reset(seed=0, options={"player": hand(player), "dealer": hand(dealer)})
     return env
 
 
@@ -82,6 +81,20 @@ def test_gymnasiums_and_our_checker_pass(game, recwarn):
 def test_the_higher_hand_wins(player, dealer, reward):
     rewards, terminated, _, info = play(blackjack(player, dealer), ["stand"])
     assert (rewards, terminated, info["success"]) == ([reward], True, reward > 0)
+
+
+def test_hands_of_your_choice_are_dealt_and_wrong_ones_are_refused():
+    env = make("Blackjack")
+    drawn, _ = env.reset(seed=3)
+    player, dealer = env.player, env.dealer
+    chosen, _ = env.reset(seed=3, options={"player": hand("A 6")})
+    assert env.state[:2] == (17, True) and env.dealer == dealer
+    assert not np.array_equal(chosen["image"], drawn["image"])
+    again, _ = env.reset(seed=4, options={"player": player, "dealer": dealer})
+    assert np.array_equal(again["image"], drawn["image"])
+    for options in ({"dealer": hand("A")}, {"deck": hand("A K")}):
+        with pytest.raises(ValueError, match="`player`, and at least two of `dealer`"):
+            env.reset(options=options)
 
 
 def test_the_dealer_draws_to_17_and_may_bust():

@@ -21,6 +21,8 @@ class BlackjackEnv(GymCardsEnv):
 
     The upper row of the picture is the dealer's hand, one card of which lies face down until the player stands; below
     are the player's cards. Reward at the end: +1 for a win, -1 for a loss, 0 for a draw. A hand of 21 can be hit.
+    `reset(options={"player": cards, "dealer": cards})` deals hands of your choice, lists of
+    [`~trl_vlmq.envs.gym_cards.cards.Card`].
 
     Args:
         natural (`bool`, *optional*, defaults to `False`):
@@ -41,8 +43,14 @@ class BlackjackEnv(GymCardsEnv):
 
     def _reset(self, seed: int | None, options: dict[str, Any] | None) -> None:
         self.episode_return = 0.0
-        self.dealer: list[Card] = [draw_card(self.np_random) for _ in range(2)]
-        self.player: list[Card] = [draw_card(self.np_random) for _ in range(2)]
+        hands = {name: [draw_card(self.np_random) for _ in range(2)] for name in ("dealer", "player")}
+        hands |= {name: list(cards) for name, cards in (options or {}).items()}
+        if set(hands) != {"dealer", "player"} or len(hands["dealer"]) < 2:
+            raise ValueError(
+                f"options={options!r}: give the cards of `player`, and at least two of `dealer`, the first face up."
+            )
+        self.dealer: list[Card] = hands["dealer"]
+        self.player: list[Card] = hands["player"]
         self._over = False
 
     def _observe(self) -> tuple[np.ndarray, str]:
