@@ -233,7 +233,7 @@ class Comparison:
         figure = self.out / "comparison.png"
         plot_comparison(
             figure, self.results, self.curves,
-            title=f"{task}: the same logs ({logs['all']['success']:.0%} successes), {len(self.curves)} ways to learn",
+            title=f"{task}: {', '.join(map(str.upper, self.curves))} on logs with {logs['all']['success']:.0%} successes",
             switch_on=round(self.args.filter_warmup_ratio * self.args.max_steps),
         )  # fmt: skip
         summary = {

@@ -97,6 +97,13 @@ class TrainingArguments(ComparisonTrainingArguments):
         default=None,
         metadata={"help": "Multiplies rewards before the critic sees them. Default: depends on the game."},
     )
+    critic_learning_rate: float | None = field(default=1e-3, metadata={"help": "Learning rate of the critic's head."})
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={"help": "Schedule of the learning rate; to 0, since the outcomes of games are noisy."},
+    )
+    filter_warmup_ratio: float = field(default=0.2, metadata={"help": "Share of training with beta = -inf."})
+    filter_ramp_ratio: float = field(default=0.2, metadata={"help": "Share over which the filter tightens."})
 
 
 def shrink(task: TaskArguments, settings: ComparisonArguments, args: AFSFTConfig) -> None:
