@@ -70,14 +70,12 @@ def ask_about_hands(
 
 
 def deal(state: State, rng: np.random.Generator) -> tuple[list[Card], list[Card]]:
-    """Cards of the player and of the dealer that make this state, drawn as in play: two, or more where two came before."""
+    """Cards of the player and of the dealer that make this state, drawn as in play."""
     total, soft, upcard = state
     while True:
         cards = [draw_card(rng), draw_card(rng)]
-        while hand_total([card.value for card in cards])[0] < total or rng.random() < 0.3:
+        while (now := hand_total([card.value for card in cards])[0]) < 21 and (now < total or rng.random() < 0.3):
             cards.append(draw_card(rng))
-            if hand_total([card.value for card in cards])[0] > 21:
-                break
         if hand_total([card.value for card in cards]) == (total, soft):
             break
     dealer = draw_card(rng)

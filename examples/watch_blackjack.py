@@ -57,7 +57,7 @@ class BlackjackCritic(TrainerCallback):
         by_total = " ".join(
             f"{t}:{found[totals == t].mean():+.2f}" for t in (6, 11, 14, 17, 20) if (totals == t).any()
         )
-        correlation = np.corrcoef(found, self.exact)[0, 1]
+        correlation = np.corrcoef(found, self.exact)[0, 1] if np.ptp(found) > 0 else 0.0
         return f"Q(hit) - Q(stand) by total {by_total}; right sign {right:.0%}, correlation {correlation:.2f}"
 
     def plot(self, path: str | Path) -> None:

@@ -1,10 +1,11 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""What is drawn of a critic's view of Blackjack hands belongs to those hands."""
+"""What is drawn of an agent's and a critic's view of Blackjack hands belongs to those hands."""
 
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,11 +13,13 @@ import torch
 from trl_vlmq.actor_critic import VLMActorCritic
 from trl_vlmq.backbones import load_backbone
 from trl_vlmq.envs import PromptBuilder
-from trl_vlmq.envs.gym_cards.blackjack_oracle import best_policy
+from trl_vlmq.envs.gym_cards.blackjack_oracle import STATES, best_policy, evaluate_policy
+from trl_vlmq.envs.gym_cards.blackjack_rules import hand_total
 from trl_vlmq.losses import Objective
 
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
+from blackjack_chart import ask_about_hands, deal, exact_scores, plot_strategy  # noqa: E402
 from watch_blackjack import BlackjackCritic  # noqa: E402
 
 
@@ -63,3 +66,45 @@ def test_a_look_is_q_of_hitting_minus_q_of_standing_in_rewards(critic, tmp_path)
     np.testing.assert_allclose(found, (hit[first] - stand[first]) / 2)
     critic.plot(tmp_path / "hands.png")
     assert (tmp_path / "hands.png").stat().st_size > 10_000
+
+
+def test_the_chart_deals_every_hand_as_asked():
+    rng = np.random.default_rng(0)
+    for state in STATES:
+        player, dealer = deal(state, rng)
+        assert (*hand_total([card.value for card in player]), dealer[0].value) == state
+        assert len(player) >= 2 and len(dealer) == 2
+        assert hand_total([card.value for card in player[:-1]])[0] < 21, "nobody draws on after 21"
+
+
+def test_the_chart_s_exact_scores_are_those_of_the_strategy():
+    best, mixed = best_policy("return"), np.array([0.9, 0.9, 0.2, 0.2])
+    scores = exact_scores({state: np.full(4, 0.8 if best[state] else 0.1) for state in STATES})
+    assert scores["greedy"] == evaluate_policy(lambda state: float(best[state]))
+    assert scores["sampled"] == evaluate_policy(lambda state: 0.8 if best[state] else 0.1)
+    scores = exact_scores({state: mixed for state in STATES})
+    assert scores["greedy"] == evaluate_policy(lambda state: 0.5)
+    assert scores["sampled"] == pytest.approx(evaluate_policy(lambda state: 0.55))
+
+
+def test_the_chart_reads_the_policy_s_own_probabilities(tmp_path):
+    """Of one hand, against a forward pass without padding or batching."""
+    model = VLMActorCritic(load_backbone("tiny-cards"), Objective(), critic_hidden_size=1).eval()
+    hits = ask_about_hands(model, {"image_size": 112, "list_actions": False}, PromptBuilder(), pictures=1, seed=5)
+    assert list(hits) == list(STATES)
+    rng = np.random.default_rng(5)
+    for state in STATES[:3]:
+        player, dealer = deal(state, rng)
+        env = gymnasium.make("trl_vlmq/Blackjack-v0", image_size=112, list_actions=False).unwrapped
+        observation, _ = env.reset(seed=5, options={"player": player, "dealer": dealer})
+        logp = []
+        for action in ("hit", "stand"):
+            ids = model.backbone.completion_ids(env.write(action))
+            inputs = model.backbone.collate([model.backbone.encode(*PromptBuilder().build(observation))], [ids])
+            with torch.no_grad():
+                _, logits = model.backbone.forward(inputs, keep=len(ids))
+            logits = logits[0].double().masked_fill(~model.backbone.valid_token_mask(), float("-inf"))
+            logp.append(logits.log_softmax(-1)[range(len(ids)), ids].sum().item())
+        assert hits[state] == pytest.approx(1 / (1 + np.exp(logp[1] - logp[0])), abs=1e-4)
+    plot_strategy(tmp_path / "strategy.svg", hits, "untrained")
+    assert "<svg" in (tmp_path / "strategy.svg").read_text()
