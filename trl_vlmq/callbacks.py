@@ -82,16 +82,19 @@ class PolicyEvaluationCallback(TrainerCallback):
             return
         result = self.evaluate(policy=self.policy)
         self.curve.append((state.global_step, result.success_rate, *result.success_interval))
+        low, high = result.success_interval
         state.log_history.append(
             {
                 "step": state.global_step,
                 "policy_success_rate": result.success_rate,
+                "policy_success_low": low,
+                "policy_success_high": high,
+                "policy_episodes": len(result.success),
                 "policy_syntax_accuracy": result.syntax_accuracy,
                 "policy_return": float(result.returns.mean()),
                 "policy_length": float(result.lengths.mean()),
             }
         )
-        low, high = result.success_interval
         tqdm.write(
             f"step {state.global_step}: success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), "
             f"syntax {result.syntax_accuracy:.1%}"

@@ -26,6 +26,7 @@ from .columns import prepare_episodes
 from .config import AFSFTConfig
 from .critic import find_critic, load_critic
 from .lengths import check_lengths
+from .model_card import agent_facts, build_model_card
 from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
@@ -375,6 +376,24 @@ class AFSFTTrainer(Trainer):
         return output
 
     # ---- Saving ----
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write README.md into the output folder; called by `push_to_hub`.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the agent; by default that of the output folder.
+            dataset_name (`str`, *optional*):
+                Hub id of the logs.
+            tags (`str` or `list[str]`, *optional*):
+                Tags beside `trl_vlmq` and `vlm-q-learning`.
+        """
+        if not self.is_world_process_zero():
+            return
+        facts = agent_facts(self, model_name, dataset_name, [tags] if isinstance(tags, str) else tags or [])
+        build_model_card(facts).save(Path(self.args.output_dir, "README.md"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:
