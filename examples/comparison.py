@@ -214,14 +214,12 @@ class Comparison:
             every_steps=max(1, steps // self.settings.curve_points),
         )
 
-    def report(self, task: str, level: str, logs: dict) -> None:
+    def report(self, task: str, logs: dict) -> None:
         """Table, figure and JSON.
 
         Args:
             task (`str`):
-                Name of the task, for people.
-            level (`str`):
-                What must be the same in runs that are pooled.
+                Name of the task, for people; what must be the same in runs that are pooled.
             logs (`dict`):
                 From [`describe_logs`].
         """
@@ -237,7 +235,7 @@ class Comparison:
             switch_on=round(self.args.filter_warmup_ratio * self.args.max_steps),
         )  # fmt: skip
         summary = {
-            "level": level,
+            "task": task,
             "seed": self.args.seed,
             "steps": self.args.max_steps,
             "logs": logs,

@@ -1,12 +1,12 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""Several training seeds of examples/train_babyai.py as one result: table, difference with its interval, figure.
+"""Several training seeds of examples/train_babyai.py or train_gym_cards.py as one result: table, difference with its interval, figure.
 
     for seed in 0 1 2; do
         accelerate launch examples/train_babyai.py --seed $seed --eval_episodes 1000 --output_dir outputs/seed$seed
     done
     python examples/pool_seeds.py outputs/seed0 outputs/seed1 outputs/seed2
 
-A seed may lie in several folders, one for each of its `--objectives`. The folders `outputs/seed*/online` of runs with
+A seed may lie in several folders, one for each of its `--objectives`; policies that not every seed has are left out. The folders `outputs/seed*/online` of runs with
 `--online` are pooled in the same way.
 
 The held-out episodes are the same for every seed. So the interval of a difference is a paired bootstrap over episodes,
@@ -48,7 +48,7 @@ def pool(results: list[EvaluationResult]) -> EvaluationResult:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="output folders of examples/train_babyai.py")
+    parser.add_argument("folders", nargs="+", type=Path, help="output folders of an example")
     parser.add_argument("--figure", type=Path, help="figure to write")
     args = parser.parse_args()
     seeds: dict[int, dict[str, EvaluationResult]] = {}
@@ -59,19 +59,19 @@ def main() -> None:
         seeds.setdefault(seed, {}).update(read_outcomes(folder))
         curves |= {f"{name} ({seed})": points for name, points in summary["curves"].items()}
         logs[seed] = summary["logs"]["all"]["success"]
-        settings.add((summary["level"], summary["steps"]))
+        settings.add((summary["task"], summary["steps"]))
     if len(settings) > 1:
         parser.error(f"these are different experiments: {settings}")
-    ((level, _),) = settings
+    ((task, _),) = settings
     names = list(dict.fromkeys(name for outcomes in seeds.values() for name in outcomes))
     names = [name for name in names if all(name in outcomes for outcomes in seeds.values())]
+    if not names:
+        parser.error("these seeds have no policy in common: give the folders of the same objectives for each")
     pooled = {name: pool([outcomes[name] for outcomes in seeds.values()]) for name in names}
 
-    print(f"BabyAI-{level}, seeds {', '.join(map(str, seeds))}\n\n{comparison_table(pooled)}")
+    print(f"{task}, seeds {', '.join(map(str, seeds))}\n\n{comparison_table(pooled)}")
     print(f"\nsuccess in the logs: {', '.join(f'{rate:.1%}' for rate in logs.values())}")
     pairs = [pair for pair in PAIRS if {f"{name} ({how})" for name in pair for how in HOW} <= set(names)]
-    if not pairs:
-        parser.error("each seed needs a run of sft and one of afsft, or a run of --online")
     for better, base in pairs:
         for how in HOW:
             one, other = ([o[f"{name} ({how})"].success for o in seeds.values()] for name in (better, base))
@@ -84,7 +84,7 @@ def main() -> None:
     if args.figure is not None:
         online = [points[0][0] for name, points in curves.items() if name.startswith("online")]
         plot_comparison(
-            args.figure, pooled, curves, title=f"BabyAI-{level}, {len(seeds)} training seed(s)",
+            args.figure, pooled, curves, title=f"{task}, {len(seeds)} training seed(s)",
             switch_on=max(online, default=None), switch_label="online from here",
         )  # fmt: skip
         print(f"Figure: {args.figure}")

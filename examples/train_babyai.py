@@ -129,7 +129,7 @@ def main() -> None:
     comparison.play_behaviors(parse_mixture(task.behaviors))
     comparison.play_base()
     comparison.train(train_dataset, eval_dataset)
-    comparison.report(f"BabyAI-{task.level}", task.level, logs)
+    comparison.report(f"BabyAI-{task.level}", logs)
     if online.online:
         go_online(task, online, comparison, train_dataset)
 
@@ -181,7 +181,7 @@ def save_online_results(
         title=f"BabyAI-{task.level}: from logs to its own episodes", switch_on=switch, switch_label="online from here",
     )  # fmt: skip
     summary = {
-        "level": task.level,
+        "task": f"BabyAI-{task.level}",
         "seed": after.args.seed,
         "results": {name: result.summary() for name, result in after.results.items()},
         "steps": trainer.state.max_steps,

@@ -157,7 +157,7 @@ def main() -> None:
             figure = comparison.out / f"{objective}_strategy.png"
             scores = chart(str(comparison.out / objective), figure, objective.upper())
             comparison.critics.setdefault(objective, {})["exact"] = {h: s._asdict() for h, s in scores.items()}
-    comparison.report(task.game, f"{task.game}, {task.invalid_share:.0%} invalid", logs)
+    comparison.report(f"{task.game} ({task.invalid_share:.0%} of the logs' actions invalid)", logs)
 
 
 if __name__ == "__main__":
