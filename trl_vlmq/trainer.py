@@ -32,6 +32,7 @@ from .replay import ReplayBuffer
 from .schedules import FilterState
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
+from .unseen import doubt_unseen_tokens
 from .validation import validate_episodes
 from .vocabulary import check_vocabulary
 
@@ -184,6 +185,7 @@ class AFSFTTrainer(Trainer):
         check_lengths(data, model.backbone)
         if name != "train_dataset":
             return ReplayBuffer(data, args.segment_length)
+        doubt_unseen_tokens(model, data)
         return ReplayBuffer(data, **args.replay_kwargs())
 
     def add_callback(self, callback) -> None:

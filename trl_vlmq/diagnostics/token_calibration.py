@@ -12,6 +12,7 @@ from trl_vlmq.actor_critic import VLMActorCritic
 from trl_vlmq.collator import TokenTDCollator
 from trl_vlmq.columns import prepare_episodes
 from trl_vlmq.roles import TokenRole
+from trl_vlmq.unseen import seen_tokens
 
 from .batches import held_out_batches, require_critic
 
@@ -110,10 +111,7 @@ def calibrate_tokens(
     """
     require_critic(model)
     valid = model.valid_tokens.cpu().numpy()
-    occurs = np.zeros(len(valid), bool)
-    collator = TokenTDCollator(model.backbone)
-    for row in prepare_episodes(dataset).select_columns(["completion", "completion_ids", "completion_stopped"]):
-        occurs[collator.action(row)[0]] = True
+    occurs = seen_tokens(prepare_episodes(dataset), TokenTDCollator(model.backbone), len(valid))
     pools = {"elsewhere": np.flatnonzero(occurs & valid), "never": np.flatnonzero(~occurs & valid)}
     rng = np.random.default_rng(seed)
     found: dict[str, list] = {"taken": [], "elsewhere": [], "never": [], "role": []}
