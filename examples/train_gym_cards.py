@@ -60,6 +60,9 @@ GAMES = {
 }
 
 
+OUTPUT_DIR = "outputs/<game>"
+
+
 @dataclass
 class TaskArguments:
     """The game and its logs."""
@@ -81,6 +84,8 @@ class TaskArguments:
     quick: bool = field(default=False, metadata={"help": "A short run that shows that everything works."})
 
     def __post_init__(self):
+        if self.game not in GAMES:
+            raise ValueError(f"game={self.game!r}: choose one of {', '.join(GAMES)}.")
         recipe = GAMES[self.game]
         self.behaviors = self.behaviors or recipe.behaviors
         self.num_log_episodes = self.num_log_episodes or recipe.num_log_episodes
@@ -90,7 +95,7 @@ class TaskArguments:
 class TrainingArguments(ComparisonTrainingArguments):
     """AFSFTConfig with the defaults of this example."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for everything; default: outputs/<game>."})
+    output_dir: str | None = field(default=OUTPUT_DIR, metadata={"help": "Folder for everything."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Segments per step."})
     gamma: float = field(default=1.0, metadata={"help": "Discount per turn: none, a late loss is a loss."})
     reward_scale: float | None = field(
@@ -118,7 +123,8 @@ def main() -> None:
     recipe = GAMES[task.game]
     if args.reward_scale is None:
         args.reward_scale = recipe.reward_scale
-    args.output_dir = args.output_dir or f"outputs/{task.game.lower()}"
+    if args.output_dir == OUTPUT_DIR:
+        args.output_dir = f"outputs/{task.game.lower()}"
     model_args.model_name_or_path = model_args.model_name_or_path or "tiny-cards"
     if task.quick:
         shrink(task, settings, args)
