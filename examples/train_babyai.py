@@ -8,7 +8,7 @@
    figure, the results as JSON and both adapters with the critic.
 4. With `--online`, goes on from the AFSFT agent (of this or an earlier run in the same folder) with its own episodes.
 
-    accelerate launch examples/train_babyai.py                       # about half an hour on two cores
+    accelerate launch examples/train_babyai.py                       # about 20 minutes on two cores
     accelerate launch examples/train_babyai.py --quick               # a few minutes: does everything work?
     accelerate launch examples/train_babyai.py --online              # then the agent plays and goes on improving
     accelerate launch examples/train_babyai.py --help
