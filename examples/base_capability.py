@@ -9,18 +9,13 @@ differ.
 """
 
 import importlib
-import json
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from describing import conversation, describe_accuracy, encode, perplexity
-from peft import PeftModel
-from PIL import Image
+from describing import describe_accuracy, perplexity, read_answers
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
-
-from trl_vlmq.backbones import resolve_model
 
 
 @dataclass
@@ -28,25 +23,23 @@ class CapabilityArguments:
     """What is examined."""
 
     agent: str = field(metadata={"help": "Folder of a trained adapter."})
-    base: str = field(default="tiny-cards", metadata={"help": "Model that it was trained on."})
     domain: str = field(default="cards", metadata={"help": "What the pictures show: babyai or cards."})
     num_views: int = field(default=500, metadata={"help": "Pictures."})
     seed: int = field(default=7, metadata={"help": "Seed of pictures and questions."})
-    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
 
 
 def main() -> None:
     (args,) = HfArgumentParser(CapabilityArguments).parse_args_into_dataclasses()
     captions = importlib.import_module(f"captions_{args.domain}")
     views = captions.generate_views(max(1, args.num_views // 6), random.Random(args.seed))
-    base = resolve_model(args.base)
+    base = PeftConfig.from_pretrained(args.agent).base_model_name_or_path
     processor = AutoProcessor.from_pretrained(base)
 
     def examine(model) -> tuple[dict[str, float], torch.Tensor]:
         rng = random.Random(args.seed + 1)
         scores = describe_accuracy(model, processor, views, captions, rng)
         scores["perplexity"] = perplexity(model, processor, views, captions, rng)
-        return scores, logits_of(model, processor, views[:20], captions)
+        return scores, read_answers(model, processor, views[:20], captions, rng)[0]
 
     model = AutoModelForImageTextToText.from_pretrained(base).eval()
     before, logits_before = examine(model)
@@ -59,25 +52,11 @@ def main() -> None:
     print("| | " + " | ".join(before) + " |\n|---|" + "---|" * len(before))
     for name, numbers in scores.items():
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in numbers.values()) + " |")
-    if args.output is not None:
-        Path(args.output).write_text(json.dumps({"views": len(views), **scores}, indent=2) + "\n")
     if torch.equal(logits_trained, logits_before):
         raise SystemExit("The adapter changes nothing: is it the trained one?")
     if not torch.equal(logits_after, logits_before) or after != before:
         raise SystemExit("With the adapter off the model is NOT the base.")
     print("With the adapter off the logits are those of the base, bit for bit.")
-
-
-@torch.no_grad()
-def logits_of(model, processor, views: list, captions) -> torch.Tensor:
-    """Logits [B, L, V] over questions about the views, and their answers."""
-    rng = random.Random(0)
-    conversations = [conversation(view, captions, 4, rng) for view in views]
-    input_ids, _ = encode(processor, conversations, model.config.image_seq_length)
-    images = [Image.fromarray(view.image) for view in views]
-    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    mask = (input_ids != processor.tokenizer.pad_token_id).long()
-    return model(input_ids=input_ids, attention_mask=mask, pixel_values=pixels).logits
 
 
 if __name__ == "__main__":

@@ -63,17 +63,24 @@ def describe_accuracy(model, processor, views: list, captions: ModuleType, rng: 
 
 
 @torch.no_grad()
+def read_answers(
+    model, processor, views: list, captions: ModuleType, rng: random.Random
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, L - 1, V] over four questions about each view with their right answers, and the tokens [B, L - 1] that
+    follow, -100 outside of the answers."""
+    conversations = [conversation(view, captions, 4, rng) for view in views]
+    input_ids, labels = encode(processor, conversations, model.config.image_seq_length)
+    images = [Image.fromarray(view.image) for view in views]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    mask = (input_ids != processor.tokenizer.pad_token_id).long()
+    return model(input_ids=input_ids, attention_mask=mask, pixel_values=pixels).logits[:, :-1], labels[:, 1:]
+
+
 def perplexity(model, processor, views: list, captions: ModuleType, rng: random.Random, batch_size: int = 50) -> float:
     """Of the right answers to four questions about each view: exp of the mean loss of their tokens."""
     total, count = 0.0, 0
     for start in range(0, len(views), batch_size):
-        chunk = views[start : start + batch_size]
-        conversations = [conversation(view, captions, 4, rng) for view in chunk]
-        input_ids, labels = encode(processor, conversations, model.config.image_seq_length)
-        images = [Image.fromarray(view.image) for view in chunk]
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        mask = (input_ids != processor.tokenizer.pad_token_id).long()
-        logits = model(input_ids=input_ids, attention_mask=mask, pixel_values=pixels).logits
-        total += F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum").item()
-        count += int((labels[:, 1:] != -100).sum())
+        logits, labels = read_answers(model, processor, views[start : start + batch_size], captions, rng)
+        total += F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+        count += int((labels != -100).sum())
     return math.exp(total / count)

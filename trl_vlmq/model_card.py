@@ -106,7 +106,7 @@ def agent_facts(trainer, model_name: str | None, dataset_name: str | None, tags:
     played = [entry for entry in trainer.state.log_history if "policy_success_low" in entry]
     return AgentFacts(
         name=name,
-        repo_id=args.hub_model_id or name,
+        repo_id=trainer.hub_model_id or args.hub_model_id or name,
         base=base if base and _may_be_on_the_hub(base) else None,
         is_adapter=is_adapter,
         sees=isinstance(trainer.processing_class, ProcessorMixin),
