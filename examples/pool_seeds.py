@@ -1,12 +1,13 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""Several training seeds of examples/train_babyai.py or train_gym_cards.py as one result: table, difference with its interval, figure.
+"""Several training seeds of an example as one result: table, difference with its interval, figure.
 
     for seed in 0 1 2; do
         accelerate launch examples/train_babyai.py --seed $seed --eval_episodes 1000 --output_dir outputs/seed$seed
     done
     python examples/pool_seeds.py outputs/seed0 outputs/seed1 outputs/seed2
 
-A seed may lie in several folders, one for each of its `--objectives`; policies that not every seed has are left out. The folders `outputs/seed*/online` of runs with
+A seed may lie in several folders, one for each of its `--objectives`; policies that not every seed has are left out.
+The folders `outputs/seed*/online` of runs with
 `--online` are pooled in the same way.
 
 The held-out episodes are the same for every seed. So the interval of a difference is a paired bootstrap over episodes,

@@ -41,6 +41,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentP
 from trl_vlmq.backbones.tiny import build_tiny_tokenizer, build_tiny_vlm
 
 
+HEAD_LENGTH = 1.5  # of the head's rows that no caption uses, relative to those that one does
+
+
 @dataclass
 class PretrainArguments:
     """Arguments of the pre-training script."""
@@ -56,13 +59,9 @@ class PretrainArguments:
     init_from: str | None = field(
         default=None, metadata={"help": "Go on from these weights, a folder that this script wrote."}
     )
-    unused_length: float = field(
-        default=1.5,
-        metadata={"help": "Length of the head's rows that no caption uses, relative to those that one does."},
-    )
     settle_steps: int = field(
         default=0,
-        metadata={"help": "Last steps in which descriptions meet those rows and learn to keep away from them."},
+        metadata={"help": "Last steps in which descriptions learn to keep away from tokens that no caption uses."},
     )
     held_out: int = field(default=500, metadata={"help": "Unseen views that the accuracy is measured on."})
 
@@ -120,7 +119,7 @@ def main() -> None:
         read[input_ids.flatten()] = True
         settling = step >= args.steps - args.settle_steps
         if step == args.steps - args.settle_steps:
-            lengthen(model.lm_head.weight, used, args.unused_length)
+            lengthen(model.lm_head.weight, used, HEAD_LENGTH)
         pixels = images[batch].float() / 127.5 - 1.0
         mask = (input_ids != tokenizer.pad_token_id).long()
         targets = labels[:, 1:]
@@ -149,7 +148,7 @@ def main() -> None:
         return
     lengthen(model.get_input_embeddings().weight, read, 1.0)
     if args.settle_steps == 0:
-        lengthen(model.lm_head.weight, used, args.unused_length)
+        lengthen(model.lm_head.weight, used, HEAD_LENGTH)
     model.eval()
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
