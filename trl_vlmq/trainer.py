@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from safetensors.numpy import load_file, save_file
@@ -27,6 +26,7 @@ from .config import AFSFTConfig
 from .critic import find_critic, load_critic
 from .lengths import check_lengths
 from .model_card import agent_facts, build_model_card
+from .non_finite import FiniteGuard
 from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
@@ -40,10 +40,6 @@ from .vocabulary import check_vocabulary
 logger = logging.getLogger(__name__)
 
 FILTER_STATE = "filter_state.json"
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; the state before it has been saved, if that one is finite."""
 
 
 class AFSFTTrainer(Trainer):
@@ -117,6 +113,7 @@ class AFSFTTrainer(Trainer):
         actor_critic = self._build(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
+        self._guard = FiniteGuard(self)
         self._hooks = _StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         evals = {name: self._read(data, name, actor_critic, args) for name, data in evals.items()}
@@ -141,7 +138,6 @@ class AFSFTTrainer(Trainer):
         self._log_tokens: list[torch.Tensor] = []
         self._eval_tokens: list[torch.Tensor] = []
         self._window: list[torch.Tensor] = []
-        self._window_rows: list[torch.Tensor] = []
         self._last_log_time = time.perf_counter()
 
     # ---- Building ----
@@ -241,8 +237,9 @@ class AFSFTTrainer(Trainer):
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
         self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
         self._last_log_time = time.perf_counter()
-        for unfinished in (self._log_tokens, self._window, self._window_rows):
-            unfinished.clear()
+        self._log_tokens.clear()
+        self._window.clear()
+        self._guard.forget()
         try:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -271,11 +268,7 @@ class AFSFTTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
-            self._window_rows.append(inputs["row"])
-            finite = torch.isfinite(loss)
-            # All processes stop together; one that raised alone would leave the others waiting for it.
-            if not self.accelerator.gather(finite.reshape(1)).all():
-                self._stop_for("loss", inputs["row"][:0] if finite else inputs["row"])
+            self._guard.check_loss(loss, inputs["row"])
             self._window.append(outputs["tokens"])
             self._note_td_errors(inputs, outputs["tokens"])
         else:
@@ -294,32 +287,11 @@ class AFSFTTrainer(Trainer):
         errors = [part.mean().item() for part in (column["q"] - column["target"]).abs().split(lengths)]
         self.train_dataset.record_td_errors(inputs["row"].cpu().numpy(), np.asarray(errors))
 
-    def _check_gradients(self) -> None:
-        if self.accelerator.scaler is not None:
-            return  # float16: overflows are part of the scaler's search, and it skips their steps
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
-            self._stop_for("gradient", torch.cat(self._window_rows))
-
-    def _stop_for(self, what: str, rows: torch.Tensor) -> None:
-        if all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
-            self._save_checkpoint(self.model, trial=None)
-            saved = f"The state before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}."
-        else:
-            saved = "The weights had gone bad before it, so they are not saved; go on from an earlier checkpoint."
-        rows = gather_object(rows.tolist())
-        named = ", ".join(self.train_dataset.describe(row) for row in rows[:8])
-        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        raise NonFiniteLossError(
-            f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. {saved} Look at "
-            "these rows (rewards, image contents), lower learning_rate or reward_scale, or train in float32."
-        )
-
     def _after_optimizer_step(self) -> None:
         """Target critic and filter move once per optimiser step, from all tokens of the accumulation window."""
         tokens = self._gather(torch.cat(self._window))
         self._window.clear()
-        self._window_rows.clear()
+        self._guard.forget()
         self._log_tokens.append(tokens)
         if self.model.critic is None:
             return
@@ -437,7 +409,7 @@ class _StepHooks(TrainerCallback):
         self._trainer.train_dataset.begin_epoch(int(state.epoch + 1e-6))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._trainer._check_gradients()
+        self._trainer._guard.check_gradients()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer._after_optimizer_step()
