@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallba
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .actor_critic import VLMActorCritic
+from .averaging import WeightAverage
 from .backbones import load_backbone, make_backbone
 from .callbacks import InterruptCallback
 from .checkpoints import newest_checkpoint
@@ -235,7 +236,8 @@ class AFSFTTrainer(Trainer):
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
-        self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
+        # Of this run; a checkpoint brings its own.
+        self.model.filter_state, self._average = FilterState(), WeightAverage(self.model)
         self._last_log_time = time.perf_counter()
         self._log_tokens.clear()
         self._window.clear()
@@ -256,6 +258,8 @@ class AFSFTTrainer(Trainer):
             if not os.path.isdir(folder):  # the last step was over, or save_total_limit kept only the best model
                 self._save_checkpoint(self.model, trial=None)
             raise KeyboardInterrupt(f"Saved {folder}; go on with trainer.train(resume_from_checkpoint=True).")
+        if not self.args.load_best_model_at_end:
+            self._average.apply()
         return result
 
     def compute_loss(
@@ -288,16 +292,18 @@ class AFSFTTrainer(Trainer):
         self.train_dataset.record_td_errors(inputs["row"].cpu().numpy(), np.asarray(errors))
 
     def _after_optimizer_step(self) -> None:
-        """Target critic and filter move once per optimiser step, from all tokens of the accumulation window."""
+        """Target critic, filter and the weights' mean move once per optimiser step, not per micro-batch."""
         tokens = self._gather(torch.cat(self._window))
         self._window.clear()
         self._guard.forget()
         self._log_tokens.append(tokens)
+        progress = (self.state.global_step + 1) / self.state.max_steps
+        if progress > 1 - self.args.weight_averaging_ratio:
+            self._average.update()
         if self.model.critic is None:
             return
         self.model.target_critic.update(self.model.critic, self.args.target_tau)
         column = token_columns(tokens)
-        progress = (self.state.global_step + 1) / self.state.max_steps
         unsure = column["confident"] == 0
         kept_unsure = column["kept"][unsure].mean().item() if unsure.any() else 1.0
         self.model.filter_state.update(
@@ -383,10 +389,13 @@ class AFSFTTrainer(Trainer):
         """What every process saves; `trainer_state.json` is written after it and makes the checkpoint complete."""
         super()._save_rng_state(output_dir)
         save_file(self.train_dataset.state_dict(), Path(output_dir, f"replay_{self.args.process_index}.safetensors"))
+        if self.args.should_save:
+            self._average.save(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.load_weights(resume_from_checkpoint)
+        self._average.load(resume_from_checkpoint)
         state = json.loads(Path(resume_from_checkpoint, FILTER_STATE).read_text())
         self.model.filter_state = FilterState(**state)
         replay = Path(resume_from_checkpoint, f"replay_{self.args.process_index}.safetensors")
