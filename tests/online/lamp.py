@@ -65,6 +65,7 @@ def main() -> None:
         "--uneven", action="store_true", help="the first process's episodes are longer than the other's"
     )
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--save_steps", type=int, default=3)
     args = parser.parse_args()
 
     from accelerate import PartialState
@@ -89,7 +90,7 @@ def main() -> None:
 
     config = AFSFTConfig(
         args.output_dir, num_train_epochs=args.epochs, segments_per_epoch=16, per_device_train_batch_size=2, segment_length=2,
-        learning_rate=1e-2, logging_steps=1, save_steps=3, save_total_limit=2, report_to="none", disable_tqdm=True,
+        learning_rate=1e-2, logging_steps=1, save_steps=args.save_steps, save_total_limit=3, report_to="none", disable_tqdm=True,
         use_cpu=True, filter_warmup_ratio=0.2, replay_priority="td_error", replay_capacity_turns=600,
     )  # fmt: skip
     rank = PartialState().process_index
