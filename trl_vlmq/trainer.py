@@ -25,6 +25,7 @@ from .collator import TokenTDCollator
 from .columns import prepare_episodes
 from .config import AFSFTConfig
 from .critic import find_critic, load_critic
+from .launch import refuse_data_parallel, refuse_empty_saves
 from .lengths import check_lengths
 from .model_card import agent_facts, build_model_card
 from .non_finite import FiniteGuard
@@ -106,11 +107,7 @@ class AFSFTTrainer(Trainer):
         optimizers: tuple = (None, None),
     ):
         args = args if args is not None else AFSFTConfig("afsft_output")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"This process sees {args.n_gpu} GPUs, which would mean torch.nn.DataParallel; start one process for each "
-                "with `accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
-            )
+        refuse_data_parallel(args)
         actor_critic = self._build(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
@@ -128,6 +125,7 @@ class AFSFTTrainer(Trainer):
             callbacks=[*(callbacks or []), self._interrupt, self._hooks],
             optimizers=optimizers,
         )
+        refuse_empty_saves(self.accelerator)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, OnlineRolloutCallback):

@@ -24,20 +24,30 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(base_folder):
-    """`run(launcher, folder, *argv)`: lamp.py to its end -> what each process reports."""
+def start(base_folder):
+    """`start(launcher, folder, *argv)`: lamp.py to its end, whatever that is."""
 
-    def start(launcher: list[str], folder: Path, *argv: str) -> list[dict]:
+    def start(launcher: list[str], folder: Path, *argv: str) -> subprocess.CompletedProcess:
         script = str(Path(__file__).with_name("lamp.py"))
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, *launcher, script, "--base", base_folder, "--output_dir", str(folder), *argv],
             env=os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1])},
             capture_output=True, text=True, timeout=200,
         )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """`run(launcher, folder, *argv)`: lamp.py to its good end -> what each process reports."""
+
+    def run(launcher: list[str], folder: Path, *argv: str) -> list[dict]:
+        done = start(launcher, folder, *argv)
         assert done.returncode == 0, done.stderr[-4000:]
         return [json.loads(path.read_text()) for path in sorted(folder.glob("result-*.json"))]
 
-    return start
+    return run
 
 
 def episodes(folder: Path, rank: int, processes: int) -> list[list[dict]]:
@@ -99,6 +109,13 @@ def test_under_zero_3_processes_do_not_wait_for_each_others_episodes(run, tmp_pa
     results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven", "--save_steps", "1")
     assert_each_played_its_own(tmp_path / "run", results)
     assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
+
+
+def test_zero_3_that_would_save_empty_adapters_is_refused(start, tmp_path):
+    pytest.importorskip("deepspeed")
+    done = start([*ZERO[:-1], "false", "--zero_stage", "3"], tmp_path / "run")
+    assert done.returncode != 0
+    assert "adapters would be saved empty. Set `zero3_save_16bit_model: true`" in done.stderr
 
 
 def test_the_hooks_of_zero_3_that_we_take_off_and_put_on_again_are_where_trl_keeps_them():
