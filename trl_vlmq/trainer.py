@@ -393,17 +393,29 @@ class AFSFTTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.load_weights(resume_from_checkpoint)
-        self._average.load(resume_from_checkpoint)
-        state = json.loads(Path(resume_from_checkpoint, FILTER_STATE).read_text())
-        self.model.filter_state = FilterState(**state)
-        replay = Path(resume_from_checkpoint, f"replay_{self.args.process_index}.safetensors")
+        self._load_progress(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_deepspeed_enabled:  # it has read the weights by itself, and what is ours is still to be read
+            self._load_progress(checkpoint)
+
+    def _load_progress(self, folder: str) -> None:
+        """Filter, mean of the weights and replay buffer, as they were."""
+        self._average.load(folder)
+        self.model.filter_state = FilterState(**json.loads(Path(folder, FILTER_STATE).read_text()))
+        replay = Path(folder, f"replay_{self.args.process_index}.safetensors")
         if replay.is_file():  # not if there were fewer processes then
             self.train_dataset.load_state_dict(load_file(replay))
 
     def _load_best_model(self) -> None:
         if self._interrupt.interrupted:
             return  # training is not over: what it goes on from is the newest state
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+            self._load_progress(self.state.best_model_checkpoint)
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 class _StepHooks(TrainerCallback):
