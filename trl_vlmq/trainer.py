@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ._compat import gathered_for_generation
 from .actor_critic import VLMActorCritic
 from .averaging import WeightAverage
 from .backbones import load_backbone, make_backbone
-from .callbacks import InterruptCallback
+from .callbacks import InterruptCallback, PolicyEvaluationCallback
 from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
 from .columns import prepare_episodes
@@ -128,8 +130,7 @@ class AFSFTTrainer(Trainer):
         refuse_empty_saves(self.accelerator)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, OnlineRolloutCallback):
-                self._go_online(callback)
+            self._attach(callback)
         # The collator's labels are aligned with the states; action tokens of the window are counted from them.
         self.model_accepts_loss_kwargs = True
         self.label_names = ["labels"]
@@ -190,9 +191,16 @@ class AFSFTTrainer(Trainer):
         if isinstance(added, OnlineRolloutCallback):
             self.callback_handler.callbacks.remove(self._hooks)
             self.callback_handler.callbacks.append(self._hooks)  # an epoch begins once its episodes are there
-            self._go_online(added)
+        self._attach(added)
 
-    def _go_online(self, callback: OnlineRolloutCallback) -> None:
+    def _attach(self, callback: TrainerCallback) -> None:
+        """Callbacks of this package know their trainer."""
+        if isinstance(callback, OnlineRolloutCallback):
+            self._prepare_for_online(callback)
+        if isinstance(callback, (OnlineRolloutCallback, PolicyEvaluationCallback)):
+            callback.attach(self)
+
+    def _prepare_for_online(self, callback: OnlineRolloutCallback) -> None:
         if not self.model.objective.needs_critic:
             logger.warning("actor_objective='sft' with critic_coef=0 imitates the agent's own episodes, good and bad.")
         if self.train_dataset is None:
@@ -202,7 +210,6 @@ class AFSFTTrainer(Trainer):
                     "leave start_epoch at 0."
                 )
             self.train_dataset = ReplayBuffer(None, **self.args.replay_kwargs())
-        callback.attach(self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
@@ -320,6 +327,13 @@ class AFSFTTrainer(Trainer):
         padded = self.accelerator.pad_across_processes(tokens, dim=0, pad_index=float("nan"))
         gathered = self.accelerator.gather(padded)
         return gathered[~gathered.isnan().all(1)]
+
+    def unsharded(self) -> AbstractContextManager[None]:
+        """All weights on every process, to play or to look at them; more than nothing under ZeRO-3 alone.
+
+        Every process enters and leaves together; inside, they need not wait for each other.
+        """
+        return gathered_for_generation(self.model_wrapped, self.accelerator)
 
     # ---- Metrics ----
 

@@ -2,6 +2,7 @@
 """A lamp to switch on; and, run as a script, a whole online run of its own, for the tests that kill or multiply it."""
 
 import argparse
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -66,6 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--save_steps", type=int, default=3)
+    parser.add_argument("--curve", action="store_true", help="evaluate on the way")
     args = parser.parse_args()
 
     from accelerate import PartialState
@@ -79,7 +81,10 @@ def main() -> None:
         BehaviorPolicy,
         LinearSchedule,
         OnlineRolloutCallback,
+        PolicyEvaluationCallback,
+        VLMPolicy,
         episodes_to_dataset,
+        evaluate_policy,
         play_episodes,
     )  # fmt: skip
     from trl_vlmq.checkpoints import newest_checkpoint
@@ -110,6 +115,10 @@ def main() -> None:
         peft_config=LoraConfig(r=4, lora_alpha=8),
         callbacks=[callback, Ready()],
     )
+    evaluate = functools.partial(evaluate_policy, Lamp, num_episodes=12, num_envs=4, progress=None)
+    curve = PolicyEvaluationCallback(evaluate, VLMPolicy(trainer.model.backbone, max_new_tokens=3), every_steps=8)
+    if args.curve:
+        trainer.add_callback(curve)
     resume = args.resume and newest_checkpoint(args.output_dir) is not None
     trainer.train(resume_from_checkpoint=resume or None)
     rounds = [
@@ -123,6 +132,7 @@ def main() -> None:
         "step": trainer.state.global_step,
         "online_turns": trainer.train_dataset.online_turns,
         "rounds": rounds,
+        "curve": curve.curve,
         "replay": {name: values.tobytes().hex() for name, values in replay.items()},
     }
     if not trainer.is_deepspeed_enabled:

@@ -106,7 +106,8 @@ def test_another_number_of_processes_goes_on_with_all_episodes(run, tmp_path):
 
 def test_under_zero_3_processes_do_not_wait_for_each_others_episodes(run, tmp_path):
     pytest.importorskip("deepspeed")
-    results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven", "--save_steps", "1")
+    results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven", "--curve", "--save_steps", "1")
+    assert [[point[0] for point in r["curve"]] for r in results] == [[0, 8, 16], []]  # the first process played
     assert_each_played_its_own(tmp_path / "run", results)
     assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
 
