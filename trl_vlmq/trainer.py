@@ -20,15 +20,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ._compat import gathered_for_generation
 from .actor_critic import VLMActorCritic
 from .averaging import WeightAverage
-from .backbones import load_backbone, make_backbone
+from .building import build_actor_critic, build_buffer
 from .callbacks import InterruptCallback, PolicyEvaluationCallback
 from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
-from .columns import prepare_episodes
 from .config import AFSFTConfig
-from .critic import find_critic, load_critic
 from .launch import refuse_data_parallel, refuse_empty_saves
-from .lengths import check_lengths
 from .model_card import agent_facts, build_model_card
 from .non_finite import FiniteGuard
 from .online import OnlineRolloutCallback
@@ -36,9 +33,6 @@ from .replay import ReplayBuffer
 from .schedules import FilterState
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
-from .unseen import doubt_unseen_tokens
-from .validation import validate_episodes
-from .vocabulary import check_vocabulary
 
 
 logger = logging.getLogger(__name__)
@@ -110,18 +104,18 @@ class AFSFTTrainer(Trainer):
     ):
         args = args if args is not None else AFSFTConfig("afsft_output")
         refuse_data_parallel(args)
-        actor_critic = self._build(model, args, processing_class, peft_config)
+        actor_critic = build_actor_critic(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
         self._guard = FiniteGuard(self)
         self._hooks = _StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        evals = {name: self._read(data, name, actor_critic, args) for name, data in evals.items()}
+        evals = {name: build_buffer(data, name, actor_critic, args) for name, data in evals.items()}
         super().__init__(
             model=actor_critic,
             args=args,
             data_collator=TokenTDCollator(backbone, with_bootstrap=actor_critic.objective.needs_critic),
-            train_dataset=self._read(train_dataset, "train_dataset", actor_critic, args),
+            train_dataset=build_buffer(train_dataset, "train_dataset", actor_critic, args),
             eval_dataset=evals if isinstance(eval_dataset, dict) else evals["eval_dataset"],
             processing_class=backbone.processor,
             callbacks=[*(callbacks or []), self._interrupt, self._hooks],
@@ -139,50 +133,6 @@ class AFSFTTrainer(Trainer):
         self._eval_tokens: list[torch.Tensor] = []
         self._window: list[torch.Tensor] = []
         self._last_log_time = time.perf_counter()
-
-    # ---- Building ----
-
-    @staticmethod
-    def _build(model, args: AFSFTConfig, processing_class, peft_config: PeftConfig | None) -> VLMActorCritic:
-        if isinstance(model, VLMActorCritic):
-            return model
-        critic_folder = None
-        if isinstance(model, (str, os.PathLike)):
-            model = os.fspath(model)
-            backbone = load_backbone(model)
-            if processing_class is not None:
-                backbone = make_backbone(backbone.model, processing_class)
-            critic_folder = find_critic(model)
-        else:
-            if processing_class is None:
-                raise ValueError(
-                    "A loaded model needs its processor: pass `processing_class=AutoProcessor.from_pretrained(...)`, "
-                    "or pass the model's id instead of the model."
-                )
-            backbone = make_backbone(model, processing_class)
-        if peft_config is not None:
-            VLMActorCritic.add_adapter(backbone, peft_config)
-        actor_critic = VLMActorCritic(backbone, args.objective(), **args.critic_kwargs())
-        if critic_folder is not None and actor_critic.critic is not None:
-            load_critic(critic_folder, actor_critic.critic, actor_critic.target_critic)
-        return actor_critic
-
-    @staticmethod
-    def _read(data: Dataset | None, name: str, model: VLMActorCritic, args: AFSFTConfig) -> ReplayBuffer | None:
-        if data is None:
-            return None
-        if not isinstance(data, Dataset):
-            raise TypeError(
-                f"{name} must be a datasets.Dataset of turns, not {type(data).__name__}; see episodes_to_dataset."
-            )
-        data = prepare_episodes(data)
-        validate_episodes(data)
-        check_vocabulary(data, model.backbone)
-        check_lengths(data, model.backbone)
-        if name != "train_dataset":
-            return ReplayBuffer(data, args.segment_length)
-        doubt_unseen_tokens(model, data)
-        return ReplayBuffer(data, **args.replay_kwargs())
 
     def add_callback(self, callback) -> None:
         """See [`~transformers.Trainer.add_callback`]."""
