@@ -41,8 +41,11 @@ class ImageTextBackbone(Backbone):
             "video_token_id",
             "vision_start_token_id",
             "vision_end_token_id",
+            "boi_token_index",
+            "eoi_token_index",
         )
         ids = {getattr(self.config, name, None) for name in names}
+        ids |= set(getattr(self.processor, "image_token_ids", ()))  # what begins, ends and divides images
         return sorted(i for i in ids if isinstance(i, int))
 
     @property

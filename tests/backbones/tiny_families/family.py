@@ -100,7 +100,6 @@ class Family:
         """Its adapter."""
         return make_backbone(self.make_model(seed), self.processor)
 
-
     def own_inputs(self, backbone: Backbone, messages: list[dict], images: list) -> dict[str, torch.Tensor]:
         """What a user of transformers alone would give the model for a prompt: its processor's own output."""
         if not self.has_vision:

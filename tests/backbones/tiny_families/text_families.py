@@ -43,9 +43,7 @@ def phi3(tokenizer) -> Family:
 
 def granite(tokenizer) -> Family:
     scale = {"logits_scaling": 4.0}
-    return _family(
-        "granite", transformers.GraniteConfig, tokenizer, config=scale, logits_of=lambda head: head / 4.0
-    )
+    return _family("granite", transformers.GraniteConfig, tokenizer, config=scale, logits_of=lambda head: head / 4.0)
 
 
 TEXT_FAMILIES = {make.__name__: make for make in (llama, qwen2, qwen3, gemma2, phi, phi3, granite)}

@@ -26,7 +26,7 @@ def _text(tokenizer, config_class=transformers.LlamaConfig, **config):
 
 
 def _siglip(**config):
-    return transformers.SiglipVisionConfig(**VISION_SIZES, vision_use_head=False, **config)
+    return transformers.SiglipVisionConfig(**VISION_SIZES | {"vision_use_head": False} | config)
 
 
 def llava(byte_tokenizer) -> Family:
@@ -263,6 +263,27 @@ def internvl(byte_tokenizer) -> Family:
     return Family("internvl", config, processor, ("<img>", "</img>", "<IMG_CONTEXT>"), needs_torchvision=True)
 
 
+def aya_vision(byte_tokenizer) -> Family:
+    parts = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "TILE", "TILE_GLOBAL"]
+    tokenizer = with_tokens(byte_tokenizer, *parts)
+    processor = transformers.AyaVisionProcessor(
+        transformers.GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=3),
+        tokenizer,
+        patch_size=4,
+        img_size=16,
+        downsample_factor=2,
+        chat_template=chat_template("<image>"),
+    )
+    config = transformers.AyaVisionConfig(
+        vision_config=_siglip(patch_size=4),
+        text_config=_text(tokenizer, transformers.Cohere2Config, sliding_window=16),
+        image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        adapter_layer_norm_eps=1e-6,
+    )
+    return Family("aya_vision", config, processor, tuple(parts))
+
+
 VISION_FAMILIES = {
     make.__name__: make
     for make in (
@@ -278,5 +299,6 @@ VISION_FAMILIES = {
         qwen2_5_vl,
         qwen3_vl,
         internvl,
+        aya_vision,
     )
 }
