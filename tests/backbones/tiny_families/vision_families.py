@@ -279,7 +279,6 @@ def aya_vision(byte_tokenizer) -> Family:
         text_config=_text(tokenizer, transformers.Cohere2Config, sliding_window=16),
         image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
         downsample_factor=2,
-        adapter_layer_norm_eps=1e-6,
     )
     return Family("aya_vision", config, processor, tuple(parts))
 
