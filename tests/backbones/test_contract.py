@@ -181,6 +181,7 @@ def gradients(family, prompts, checkpointing: bool) -> dict[str, torch.Tensor]:
     model = VLMActorCritic(backbone, Objective()).train()
     if checkpointing:
         model.activation_checkpointing_enable()
+    assert backbone.model.get_base_model().is_activation_checkpointing == checkpointing
     states, logits = backbone.forward(backbone.collate(prompts(backbone, family), ACTIONS), keep=5)
     (states.square().mean() + logits.log_softmax(-1)[..., 7].mean()).backward()
     return {name: p.grad for name, p in backbone.model.named_parameters() if p.requires_grad}
