@@ -4,6 +4,7 @@
 from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .loading import load_backbone
+from .moondream2 import MoonDream2Config, MoonDream2ForConditionalGeneration, MoonDream2Processor
 from .tiny import TINY_MODELS, resolve_model, tiny_model_path
 
 
@@ -13,6 +14,9 @@ __all__ = [
     "EncodedPrompt",
     "GeneratedAction",
     "ImageTextBackbone",
+    "MoonDream2Config",
+    "MoonDream2ForConditionalGeneration",
+    "MoonDream2Processor",
     "TextBackbone",
     "load_backbone",
     "make_backbone",

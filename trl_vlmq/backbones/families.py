@@ -18,7 +18,7 @@ class ImageTextBackbone(Backbone):
     """Any `AutoModelForImageTextToText` whose processor aligns its image tokens with the text."""
 
     # Families whose prompt tokens depend on the sizes of images alone, so that text and images are cached apart.
-    _SEPARABLE = ("llava",)
+    _SEPARABLE = ("llava", "moondream2")
 
     def _features_are_constant(self) -> bool:
         return self.config.model_type in self._SEPARABLE and not any(
