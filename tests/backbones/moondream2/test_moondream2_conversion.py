@@ -15,15 +15,11 @@ from trl_vlmq.backbones import MoonDream2Config, MoonDream2ForConditionalGenerat
 from trl_vlmq.backbones.moondream2 import MoonDream2ImageProcessor, convert
 
 
-def real_config(generation: int) -> MoonDream2Config:
-    return MoonDream2Config(**({"overlap_margin": 0, "bidirectional_prefix": False} if generation == 2024 else {}))
-
-
 # ---- Names and shapes ----
 
 
 def test_a_checkpoint_of_the_published_size_fills_the_model_exactly(generation, published_shapes):
-    config = real_config(generation)
+    config = convert.published_config(generation)
     with torch.device("meta"):
         tensors = {name: torch.empty(shape) for name, shape in published_shapes(config, generation).items()}
         model = MoonDream2ForConditionalGeneration(config)
@@ -31,7 +27,8 @@ def test_a_checkpoint_of_the_published_size_fills_the_model_exactly(generation, 
     assert {name: w.shape for name, w in weights.items()} == {n: w.shape for n, w in model.state_dict().items()}
     assert 1.8e9 < sum(w.numel() for w in weights.values()) < 1.9e9
     assert weights["model.vision_tower.embeddings.patch_embedding.weight"].shape == (1152, 3, 14, 14)
-    assert model.config.text_config.max_position_embeddings == 2048
+    assert (config.overlap_margin, config.bidirectional_prefix) == {2024: (0, False), 2025: (4, True)}[generation]
+    assert config.text_config.max_position_embeddings == 2048
     assert {config.vision_config.layer_norm_eps, config.text_config.layer_norm_eps} == {1e-5}
 
 

@@ -152,6 +152,8 @@ def test_inputs_that_do_not_fit_are_refused(backbone, encoded, generation):
     inputs = backbone.collate(encoded(backbone)[2:3])
     with pytest.raises(ValueError, match="ask for 1 crops, but there are"):
         backbone.model(**inputs | {"image_grids": torch.tensor([[1, 1]])})
+    with pytest.raises(ValueError, match="16 image tokens for 0 positions"):
+        backbone.model(input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="15 image tokens for 16 positions"):
         backbone.model(**{name: inputs[name][:, 2:] if inputs[name].dim() == 2 and name != "image_grids" else inputs[name]
                           for name in inputs})  # fmt: skip

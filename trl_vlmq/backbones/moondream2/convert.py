@@ -57,6 +57,11 @@ _TEXT_MODULES = (
 _REGION = ("region_model.", "model.region.")  # heads for points and boxes
 
 
+def published_config(generation: int) -> MoonDream2Config:
+    """The published sizes of a generation, 2024 or 2025."""
+    return MoonDream2Config(**({"overlap_margin": 0, "bidirectional_prefix": False} if generation == 2024 else {}))
+
+
 def published_names(config: MoonDream2Config, generation: int) -> dict[str, list[str]]:
     """Published name of each tensor -> its names here, three for a fused query, key and value.
 
@@ -208,9 +213,7 @@ def convert_checkpoint(
     if not tokenizer_file.is_file():
         raise FileNotFoundError(f"{tokenizer_file} is missing; pass the folder that holds it as `tokenizer`.")
     tensors = read_checkpoint(source)
-    if config is None:
-        is_2024 = checkpoint_generation(tensors) == 2024
-        config = MoonDream2Config(**({"overlap_margin": 0, "bidirectional_prefix": False} if is_2024 else {}))
+    config = config or published_config(checkpoint_generation(tensors))
     processor = make_processor(tokenizer_file, config)
     tokens = processor.tokenizer
     config.image_token_id = processor.image_token_id

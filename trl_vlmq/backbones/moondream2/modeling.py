@@ -126,17 +126,22 @@ class MoonDream2Model(MoonDream2PreTrainedModel):
         """States [B, L, hidden_size]; arguments as of [`MoonDream2ForConditionalGeneration.forward`]."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        empty = past_key_values is None or past_key_values.get_seq_length() == 0
         if inputs_embeds is None:
             is_image = input_ids == self.config.image_token_id
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+            features = []
             if pixel_values is not None:
-                features = torch.cat(self.get_image_features(pixel_values, image_grids).pooler_output)
-                if len(features) != is_image.sum():
-                    raise ValueError(f"{is_image.sum()} image tokens for {len(features)} positions of images.")
-                inputs_embeds = inputs_embeds.masked_scatter(is_image[..., None], features.to(inputs_embeds))
+                features = self.get_image_features(pixel_values, image_grids).pooler_output
+            positions = sum(len(image) for image in features)
+            if empty and positions != is_image.sum():
+                raise ValueError(f"{is_image.sum()} image tokens for {positions} positions of images.")
+            if features:
+                inputs_embeds = inputs_embeds.masked_scatter(
+                    is_image[..., None], torch.cat(features).to(inputs_embeds)
+                )
             if mm_token_type_ids is None:
                 mm_token_type_ids = is_image
-        empty = past_key_values is None or past_key_values.get_seq_length() == 0
         if self.config.bidirectional_prefix and empty:
             if mm_token_type_ids is None:
                 raise ValueError("inputs_embeds do not tell where the image is: pass mm_token_type_ids too.")
