@@ -45,7 +45,7 @@ def run(untrained, data, tmp_path):
     """`run(launcher, what, *argv)` -> output folder; a launcher is the name of a configuration, or None for one process."""
 
     def start(launcher: str | None, what: str, *argv: str) -> Path:
-        folder = tmp_path / "-".join(["run", launcher or "alone", *(["resumed"] if argv else [])])
+        folder = tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}"
         config = ROOT / "examples" / "accelerate_configs" / f"{launcher}.yaml"
         command = ["-m", "accelerate.commands.launch", "--config_file", str(config)] if launcher else []
         script = str(Path(__file__).with_name("launched.py"))
@@ -102,3 +102,16 @@ def test_two_processes_train_as_one_and_go_on_from_what_they_saved(run, launcher
 
     resumed = run(launcher, what, "--resume", str(together / "checkpoint-3"))
     assert_same_training(resumed, together, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("launcher", ["zero2", "zero3"])
+def test_the_target_critic_moves_in_bfloat16(run, untrained, launcher):
+    before = load_file(untrained("adapter") / "critic.safetensors")
+    after = load_file(run(launcher, "adapter", "--bf16") / "critic.safetensors")
+    targets = [name for name in after if name.startswith("target.")]
+    assert len(targets) == 4
+    for name in targets:
+        assert after[name].dtype == torch.float32
+        assert not torch.equal(after[name], before[name])
+        # An average that moves by a tenth of a difference would stall in bfloat16.
+        assert not torch.equal(after[name], after[name].bfloat16().float())
