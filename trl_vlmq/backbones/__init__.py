@@ -5,6 +5,7 @@ from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .loading import load_backbone
 from .tiny import TINY_MODELS, resolve_model, tiny_model_path
+from .xgen_mm import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMImageProcessorPil, XGenMMProcessor
 
 
 __all__ = [
@@ -14,6 +15,10 @@ __all__ = [
     "GeneratedAction",
     "ImageTextBackbone",
     "TextBackbone",
+    "XGenMMConfig",
+    "XGenMMForConditionalGeneration",
+    "XGenMMImageProcessorPil",
+    "XGenMMProcessor",
     "load_backbone",
     "make_backbone",
     "resolve_model",

@@ -20,7 +20,7 @@ class ImageTextBackbone(Backbone):
     # Families whose pixel tensors have one row per sample, [B, images, ...]; elsewhere images are simply concatenated.
     _PER_SAMPLE = ("idefics2", "idefics3", "smolvlm")
     # Families whose prompt tokens depend on the sizes of images alone, so that text and images are cached apart.
-    _SEPARABLE = ("llava",)
+    _SEPARABLE = ("llava", "xgen_mm")
 
     def _features_are_constant(self) -> bool:
         return self.config.model_type in self._SEPARABLE and not any(
@@ -38,6 +38,7 @@ class ImageTextBackbone(Backbone):
         names = (
             "image_token_id",
             "image_token_index",
+            "image_placeholder_token_id",
             "video_token_id",
             "vision_start_token_id",
             "vision_end_token_id",
