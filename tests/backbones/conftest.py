@@ -20,10 +20,17 @@ from transformers import (
 )
 from transformers.models.idefics3 import Idefics3ImageProcessorPil, Idefics3VisionConfig
 
-from trl_vlmq.backbones import Backbone, make_backbone
+from trl_vlmq.backbones import (
+    Backbone,
+    XGenMMConfig,
+    XGenMMForConditionalGeneration,
+    XGenMMImageProcessorPil,
+    XGenMMProcessor,
+    make_backbone,
+)
 
 
-VISION = ("llava", "idefics3")
+VISION = ("llava", "idefics3", "xgen_mm")
 TEXT = ("llama", "qwen2", "phi")
 # Families with peculiarities of their own: crops, two kinds of attention masks, multimodal positions.
 PECULIAR = ("llava_next", "gemma3", "paligemma", "qwen2_vl", "qwen2_5_vl")
@@ -226,6 +233,27 @@ def _paligemma(tiny_llm) -> Family:
     return _family("paligemma", processor, config, transformers.PaliGemmaForConditionalGeneration)
 
 
+def _xgen_mm(tiny_llm) -> Family:
+    tokenizer = deepcopy(tiny_llm[1])
+    tokenizer.chat_template = None
+    tokenizer.add_tokens(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], special_tokens=True)
+    processor = XGenMMProcessor(XGenMMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, 2)
+    config = XGenMMConfig(
+        vision_config={**VISION_SIZES, "vision_use_head": False},
+        text_config={"vocab_size": len(tokenizer) + PADDED_ROWS, "original_max_position_embeddings": 512, **TEXT_SIZES},
+        num_image_tokens=2,
+        resampler_layers=2,
+        resampler_heads=2,
+        resampler_head_dim=8,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_placeholder_token_id=None,
+        initializer_range=0.2,
+    )
+    family = _family("xgen_mm", processor, config, XGenMMForConditionalGeneration)
+    family.turn_ends_with = "<|end|>"
+    return family
+
+
 def _qwen_vl(name: str, tiny_llm) -> Family:
     tokenizer = deepcopy(tiny_llm[1])
     names = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -270,7 +298,7 @@ def _qwen_vl(name: str, tiny_llm) -> Family:
 
 @pytest.fixture(scope="session")
 def families(tiny_vlm, tiny_llm) -> dict[str, Family]:
-    found = {"llava": _llava(tiny_vlm), "idefics3": _idefics3(tiny_llm)}
+    found = {"llava": _llava(tiny_vlm), "idefics3": _idefics3(tiny_llm), "xgen_mm": _xgen_mm(tiny_llm)}
     make, tokenizer = tiny_llm
     for name in TEXT:
         found[name] = Family(

@@ -29,7 +29,7 @@ def outputs(observations):
 
 def language_linears(model: nn.Module) -> set[str]:
     """All linear layers but the head and whatever looks at pictures."""
-    apart = ("lm_head", "vision", "projector", "connector")
+    apart = ("lm_head", "vision", "projector", "connector", "resampler")
     names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return {name for name in names if not any(part in name for part in apart)}
 
@@ -37,7 +37,8 @@ def language_linears(model: nn.Module) -> set[str]:
 def test_default_lora_covers_every_linear_layer_of_the_language_model_and_no_other(family):
     backbone = family.make()
     expected = language_linears(backbone.model)
-    per_layer = {"phi": 6}.get(family.name, 7)  # q, k, v, o, gate, up, down; Phi: q, k, v, dense, fc1, fc2
+    # q, k, v, o, gate, up, down; Phi: q, k, v, dense, fc1, fc2; Phi-3: qkv, o, gate_up, down
+    per_layer = {"phi": 6, "xgen_mm": 4}.get(family.name, 7)
     assert len(expected) == 2 * per_layer
     VLMActorCritic.add_adapter(backbone, LoraConfig(r=2))
     prefix = "base_model.model."

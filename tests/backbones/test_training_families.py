@@ -71,6 +71,6 @@ def test_each_family_trains_and_acts_with_what_it_has_learned(any_family, train,
     assert base.ids != action.ids or abs(base.logp - action.logp) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["idefics3", "phi", "gemma3", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["idefics3", "phi", "gemma3", "qwen2_5_vl", "xgen_mm"])
 def test_gradient_checkpointing_changes_nothing_but_memory(families, train, name):
     assert losses(train(families[name], activation_checkpointing=True)) == losses(train(families[name]))
