@@ -240,7 +240,11 @@ def _xgen_mm(tiny_llm) -> Family:
     processor = XGenMMProcessor(XGenMMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, 2)
     config = XGenMMConfig(
         vision_config={**VISION_SIZES, "vision_use_head": False},
-        text_config={"vocab_size": len(tokenizer) + PADDED_ROWS, "original_max_position_embeddings": 512, **TEXT_SIZES},
+        text_config={
+            "vocab_size": len(tokenizer) + PADDED_ROWS,
+            "original_max_position_embeddings": 512,
+            **TEXT_SIZES,
+        },
         num_image_tokens=2,
         resampler_layers=2,
         resampler_heads=2,
