@@ -12,6 +12,7 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback, set_seed
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import get_peft_config
 
 from trl_vlmq import (
@@ -146,7 +147,12 @@ class Comparison:
             self.play_policy(name, BehaviorPolicy(name), self.settings.eval_episodes)
 
     def play_base(self) -> None:
-        """It knows no action: a few episodes show that, and each of its turns takes as long as a turn can."""
+        """It knows no action: a few episodes show that, and each of its turns takes as long as a turn can.
+
+        Not under ZeRO-3, which gives each process a part of it.
+        """
+        if is_deepspeed_zero3_enabled():
+            return
         self.play("base (sampled)", self.model_args.load(), 1.0, self.settings.curve_episodes)
 
     def play(self, name: str, backbone, temperature: float, num_episodes: int | None = None) -> None:
@@ -155,7 +161,9 @@ class Comparison:
         self.play_policy(name, policy, num_episodes or self.settings.eval_episodes)
 
     def play_policy(self, name: str, policy: Policy, num_episodes: int) -> None:
-        """Held-out episodes of anybody, of every variant."""
+        """Held-out episodes of anybody, of every variant; played by the first process."""
+        if not PartialState().is_main_process:
+            return
         for label, evaluate in self.evaluate.items():
             self.results[name + label] = evaluate(policy=policy, num_episodes=num_episodes, progress=name + label)
 
@@ -189,8 +197,7 @@ class Comparison:
                 peft_config=get_peft_config(self.model_args),
                 callbacks=watch(objective),
             )
-            backbone = trainer.model.backbone
-            curve = self.curve(backbone, run.max_steps)
+            curve = self.curve(trainer.model.backbone, run.max_steps)
             trainer.add_callback(curve)
             trainer.train()
             trainer.log_metrics("eval", trainer.evaluate())
@@ -198,12 +205,18 @@ class Comparison:
             trainer.save_state()
             save_prompt(self.env["prompt_builder"], run.output_dir)
             EnvironmentRecord.of(self.env["make_env"], self.env["env_kwargs"]).save(run.output_dir)
-            if trainer.model.critic is not None:
-                figure = self.out / f"{objective}_critic.png"
-                self.critics[objective] = examine_critic(trainer.model, eval_dataset, self.env, figure)
             self.curves[objective] = curve.curve
-            for how, temperature in HOW:
-                self.play(f"{objective} ({how})", backbone, temperature)
+            with trainer.unsharded():
+                self.examine(objective, trainer.model, eval_dataset)
+            PartialState().wait_for_everyone()
+
+    def examine(self, objective: str, model: VLMActorCritic, eval_dataset: Dataset) -> None:
+        """What an objective has led to: its critic, and the episodes that it plays."""
+        if model.critic is not None and PartialState().is_main_process:
+            figure = self.out / f"{objective}_critic.png"
+            self.critics[objective] = examine_critic(model, eval_dataset, self.env, figure)
+        for how, temperature in HOW:
+            self.play(f"{objective} ({how})", model.backbone, temperature)
 
     def curve(self, backbone, steps: int) -> PolicyEvaluationCallback:
         """Plays on the way, on other episodes than those of the end."""
@@ -223,6 +236,8 @@ class Comparison:
             logs (`dict`):
                 From [`describe_logs`].
         """
+        if not PartialState().is_main_process:
+            return
         table = comparison_table(self.results)
         print(
             f"\n{task}, {self.settings.eval_episodes} held-out episodes each; logs: {logs['all']['success']:.1%} success\n"

@@ -83,6 +83,10 @@ def main() -> None:
     else:
         corpus = [text for view in views[:3000] for _ in range(4) for text in captions.ask(view, rng)]
         corpus += [text for text in captions.TOKENIZER_TEXTS for _ in range(50)]
+        if processes > 1:  # one tokenizer for all
+            shared = [corpus]
+            torch.distributed.broadcast_object_list(shared)
+            (corpus,) = shared
         tokenizer = build_tiny_tokenizer(corpus)
         model, processor = build_tiny_vlm(tokenizer)
     model.set_attn_implementation("eager")  # with bf16 twice as fast here as the fused kernel on a CPU
@@ -94,6 +98,7 @@ def main() -> None:
     for answer in answers:
         used[tokenizer(answer)["input_ids"]] = True
     used[tokenizer.eos_token_id] = True
+    used = of_any_process(used)
 
     images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
     for view in views:
@@ -144,6 +149,7 @@ def main() -> None:
             bar.set_postfix(loss=f"{running:.3f}")
     print(f"final loss {running:.4f} after {time.time() - start:.0f} s")
 
+    read = of_any_process(read)
     if rank > 0:
         return
     lengthen(model.get_input_embeddings().weight, read, 1.0)
@@ -160,6 +166,14 @@ def main() -> None:
     report["continued"] = args.init_from is not None
     Path(args.output_dir, "pretraining.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
+
+
+def of_any_process(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens [V] that any process has met."""
+    if torch.distributed.is_initialized():
+        tokens = tokens.byte()
+        torch.distributed.all_reduce(tokens, torch.distributed.ReduceOp.MAX)
+    return tokens.bool()
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from comparison import (
     HOW,
     MAX_NEW_TOKENS,
@@ -119,7 +120,8 @@ def main() -> None:
     policy = BehaviorPolicy(parse_mixture(task.behaviors))
     dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env)
     logs = describe_logs(dataset)
-    print(json.dumps(logs, indent=2))
+    if PartialState().is_main_process:
+        print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
     if online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file():
         print(f"Going on from the agent in {out / 'afsft'}.")
@@ -154,17 +156,20 @@ def go_online(task: TaskArguments, online: OnlineArguments, comparison: Comparis
     trainer = AFSFTTrainer(str(offline / "afsft"), args=run, train_dataset=logs, callbacks=[play])
     backbone = trainer.model.backbone
     after = Comparison(comparison.settings, run, comparison.model_args, env)
-    for how, temperature in HOW:
-        after.play(f"offline ({how})", backbone, temperature)
+    with trainer.unsharded():
+        for how, temperature in HOW:
+            after.play(f"offline ({how})", backbone, temperature)
     curve = after.curve(backbone, online.online_rounds * online.online_steps)
     trainer.add_callback(curve)
     trainer.train()
     trainer.save_model()
     trainer.save_state()
-    for how, temperature in HOW:
-        after.play(f"online ({how})", backbone, temperature)
-    print(f"\n{comparison_table(after.results)}")
-    save_online_results(task, after, describe_logs(logs), curve.curve, trainer, offline / "results.json")
+    with trainer.unsharded():
+        for how, temperature in HOW:
+            after.play(f"online ({how})", backbone, temperature)
+    if PartialState().is_main_process:
+        print(f"\n{comparison_table(after.results)}")
+        save_online_results(task, after, describe_logs(logs), curve.curve, trainer, offline / "results.json")
 
 
 def save_online_results(
@@ -197,3 +202,4 @@ def save_online_results(
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()

@@ -22,6 +22,7 @@ down from the paper: a model of 1.4 million parameters instead of billions, pict
 import json
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
 from blackjack_chart import chart
 from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
 from transformers import TrainerCallback
@@ -156,6 +157,8 @@ def main() -> None:
 
     comparison.play_behaviors(["random", "expert"])
     comparison.train(*split_episodes(dataset), watch)
+    if not PartialState().is_main_process:
+        return
     for objective, look in looks.items():
         look.plot(comparison.out / f"{objective}_hands.png")
     if task.game == "Blackjack":
@@ -168,3 +171,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AFSFTConfig": "config",
     "AFSFTTrainer": "trainer",
-    "NonFiniteLossError": "trainer",
+    "NonFiniteLossError": "non_finite",
     "OnlineRolloutCallback": "online",
     "LinearSchedule": "schedules",
     "VLMActorCritic": "actor_critic",

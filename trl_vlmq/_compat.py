@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from accelerate import Accelerator
 from torch import nn
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import add_hooks, remove_hooks
 
 
@@ -35,3 +36,23 @@ def gathered_for_generation(wrapped: nn.Module, accelerator: Accelerator) -> Ite
             yield
         finally:
             add_hooks(wrapped)
+
+
+@contextmanager
+def gathered_weight(weight: nn.Parameter, modify: bool = False) -> Iterator[None]:
+    """
+    A whole weight on every process, under ZeRO-3; nothing to do otherwise.
+
+    Args:
+        weight (`torch.nn.Parameter`):
+            The weight.
+        modify (`bool`, *optional*, defaults to `False`):
+            Whether what the first process writes into it is kept, by all.
+    """
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0 if modify else None):
+        yield

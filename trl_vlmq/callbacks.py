@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from .evaluation import EvaluationResult
 from .policies import VLMPolicy
@@ -55,6 +55,8 @@ class InterruptCallback(TrainerCallback):
 class PolicyEvaluationCallback(TrainerCallback):
     """Plays held-out episodes every so many optimiser steps, logs the outcome and keeps it for a learning curve.
 
+    The first process plays, the others wait for it.
+
     Args:
         evaluate (`Callable[..., EvaluationResult]`):
             Plays the episodes of its argument `policy`, e.g. a partial of [`evaluate_policy`].
@@ -70,6 +72,10 @@ class PolicyEvaluationCallback(TrainerCallback):
         self.every_steps = every_steps
         self.curve: list[tuple[int, float, float, float]] = []  # step, success rate and its 95% interval
 
+    def attach(self, trainer: Trainer) -> None:
+        """Called by [`AFSFTTrainer`] when the callback is added to it."""
+        self._trainer = trainer
+
     def on_train_begin(self, args, state, control, **kwargs):
         self._play(state)
 
@@ -78,8 +84,12 @@ class PolicyEvaluationCallback(TrainerCallback):
             self._play(state)
 
     def _play(self, state) -> None:
-        if not state.is_world_process_zero or (self.curve and self.curve[-1][0] == state.global_step):
-            return
+        with self._trainer.unsharded():
+            if state.is_world_process_zero and not (self.curve and self.curve[-1][0] == state.global_step):
+                self._add_point(state)
+        self._trainer.accelerator.wait_for_everyone()
+
+    def _add_point(self, state) -> None:
         result = self.evaluate(policy=self.policy)
         self.curve.append((state.global_step, result.success_rate, *result.success_interval))
         low, high = result.success_interval

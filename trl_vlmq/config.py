@@ -79,6 +79,14 @@ class AFSFTConfig(TrainingArguments):
         mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
             Whether padded rows of the head and image tokens are excluded from the policy.
 
+    > Parameters that control the end of training
+
+    Args:
+        weight_averaging_ratio (`float`, *optional*, defaults to `0.15`):
+            Share of training, at its end, over which the trained weights are averaged (adapter and critic, in float32);
+            their mean is what training leaves. 0 leaves the last ones, as `load_best_model_at_end` leaves the best.
+            Checkpoints hold the weights to go on from (ours).
+
     > Parameters that control the data
 
     Args:
@@ -196,6 +204,12 @@ class AFSFTConfig(TrainingArguments):
         default=True, metadata={"help": "Exclude padded rows of the head and image tokens from the policy."}
     )
 
+    # End
+    weight_averaging_ratio: float = field(
+        default=0.15,
+        metadata={"help": "Share of training at its end whose weights are averaged (0: keep the last ones). Ours."},
+    )
+
     # Data
     segment_length: int = field(
         default=4, metadata={"help": "Consecutive turns per example; K turns cost at most K + 1 forwards. Ours."}
@@ -261,6 +275,7 @@ class AFSFTConfig(TrainingArguments):
             ("critic_coef", 0, math.inf),
             ("actor_coef", 0, math.inf),
             ("critic_learning_rate", 0, math.inf),
+            ("weight_averaging_ratio", 0, 1),
             ("online_share", 0, 1),
             ("online_share_epochs", 0, math.inf),
             ("replay_priority_alpha", 0, math.inf),

@@ -12,6 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ._compat import gathered_weight
+
 
 CRITIC_WEIGHTS = "critic.safetensors"
 CRITIC_CONFIG = "critic_config.json"
@@ -86,8 +88,9 @@ class TargetCritic(nn.Module):
     def update(self, critic: TokenCritic, tau: float) -> None:
         """Move a share `tau` of the way to `critic`; `tau` = 1 copies it."""
         for name in _TENSORS:
-            buffer = getattr(self, name)
-            buffer.lerp_(getattr(critic, name).detach().to(buffer), tau)
+            buffer, weight = getattr(self, name), getattr(critic, name)
+            with gathered_weight(weight):
+                buffer.lerp_(weight.detach().to(buffer), tau)
 
 
 def _token_q_values(states: torch.Tensor, weights: nn.Module) -> torch.Tensor:

@@ -12,7 +12,6 @@ import numpy as np
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
-from ._compat import gathered_for_generation
 from .env_record import EnvironmentRecord
 from .env_worker import EnvironmentFailureError, FaultTolerance
 from .envs import PromptBuilder, check_text_action_env
@@ -177,7 +176,7 @@ class OnlineRolloutCallback(TrainerCallback):
         epsilon = self.epsilon(round_)
         started, played, failure = time.perf_counter(), 0, None
         if is_due:
-            with gathered_for_generation(trainer.model_wrapped, trainer.accelerator):
+            with trainer.unsharded():
                 try:
                     played = self._play(round_, epsilon)
                 except Exception as error:

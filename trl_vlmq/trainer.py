@@ -5,11 +5,11 @@ import json
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from safetensors.numpy import load_file, save_file
@@ -17,33 +17,27 @@ from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ._compat import gathered_for_generation
 from .actor_critic import VLMActorCritic
-from .backbones import load_backbone, make_backbone
-from .callbacks import InterruptCallback
+from .averaging import WeightAverage
+from .building import build_actor_critic, build_buffer
+from .callbacks import InterruptCallback, PolicyEvaluationCallback
 from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
-from .columns import prepare_episodes
 from .config import AFSFTConfig
-from .critic import find_critic, load_critic
-from .lengths import check_lengths
+from .launch import refuse_data_parallel, refuse_empty_saves
 from .model_card import agent_facts, build_model_card
+from .non_finite import FiniteGuard
 from .online import OnlineRolloutCallback
 from .replay import ReplayBuffer
 from .schedules import FilterState
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
-from .unseen import doubt_unseen_tokens
-from .validation import validate_episodes
-from .vocabulary import check_vocabulary
 
 
 logger = logging.getLogger(__name__)
 
 FILTER_STATE = "filter_state.json"
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; the state before it has been saved, if that one is finite."""
 
 
 class AFSFTTrainer(Trainer):
@@ -109,31 +103,28 @@ class AFSFTTrainer(Trainer):
         optimizers: tuple = (None, None),
     ):
         args = args if args is not None else AFSFTConfig("afsft_output")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"This process sees {args.n_gpu} GPUs, which would mean torch.nn.DataParallel; start one process for each "
-                "with `accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
-            )
-        actor_critic = self._build(model, args, processing_class, peft_config)
+        refuse_data_parallel(args)
+        actor_critic = build_actor_critic(model, args, processing_class, peft_config)
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
+        self._guard = FiniteGuard(self)
         self._hooks = _StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        evals = {name: self._read(data, name, actor_critic, args) for name, data in evals.items()}
+        evals = {name: build_buffer(data, name, actor_critic, args) for name, data in evals.items()}
         super().__init__(
             model=actor_critic,
             args=args,
             data_collator=TokenTDCollator(backbone, with_bootstrap=actor_critic.objective.needs_critic),
-            train_dataset=self._read(train_dataset, "train_dataset", actor_critic, args),
+            train_dataset=build_buffer(train_dataset, "train_dataset", actor_critic, args),
             eval_dataset=evals if isinstance(eval_dataset, dict) else evals["eval_dataset"],
             processing_class=backbone.processor,
             callbacks=[*(callbacks or []), self._interrupt, self._hooks],
             optimizers=optimizers,
         )
+        refuse_empty_saves(self.accelerator)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, OnlineRolloutCallback):
-                self._go_online(callback)
+            self._attach(callback)
         # The collator's labels are aligned with the states; action tokens of the window are counted from them.
         self.model_accepts_loss_kwargs = True
         self.label_names = ["labels"]
@@ -141,52 +132,7 @@ class AFSFTTrainer(Trainer):
         self._log_tokens: list[torch.Tensor] = []
         self._eval_tokens: list[torch.Tensor] = []
         self._window: list[torch.Tensor] = []
-        self._window_rows: list[torch.Tensor] = []
         self._last_log_time = time.perf_counter()
-
-    # ---- Building ----
-
-    @staticmethod
-    def _build(model, args: AFSFTConfig, processing_class, peft_config: PeftConfig | None) -> VLMActorCritic:
-        if isinstance(model, VLMActorCritic):
-            return model
-        critic_folder = None
-        if isinstance(model, (str, os.PathLike)):
-            model = os.fspath(model)
-            backbone = load_backbone(model)
-            if processing_class is not None:
-                backbone = make_backbone(backbone.model, processing_class)
-            critic_folder = find_critic(model)
-        else:
-            if processing_class is None:
-                raise ValueError(
-                    "A loaded model needs its processor: pass `processing_class=AutoProcessor.from_pretrained(...)`, "
-                    "or pass the model's id instead of the model."
-                )
-            backbone = make_backbone(model, processing_class)
-        if peft_config is not None:
-            VLMActorCritic.add_adapter(backbone, peft_config)
-        actor_critic = VLMActorCritic(backbone, args.objective(), **args.critic_kwargs())
-        if critic_folder is not None and actor_critic.critic is not None:
-            load_critic(critic_folder, actor_critic.critic, actor_critic.target_critic)
-        return actor_critic
-
-    @staticmethod
-    def _read(data: Dataset | None, name: str, model: VLMActorCritic, args: AFSFTConfig) -> ReplayBuffer | None:
-        if data is None:
-            return None
-        if not isinstance(data, Dataset):
-            raise TypeError(
-                f"{name} must be a datasets.Dataset of turns, not {type(data).__name__}; see episodes_to_dataset."
-            )
-        data = prepare_episodes(data)
-        validate_episodes(data)
-        check_vocabulary(data, model.backbone)
-        check_lengths(data, model.backbone)
-        if name != "train_dataset":
-            return ReplayBuffer(data, args.segment_length)
-        doubt_unseen_tokens(model, data)
-        return ReplayBuffer(data, **args.replay_kwargs())
 
     def add_callback(self, callback) -> None:
         """See [`~transformers.Trainer.add_callback`]."""
@@ -195,9 +141,16 @@ class AFSFTTrainer(Trainer):
         if isinstance(added, OnlineRolloutCallback):
             self.callback_handler.callbacks.remove(self._hooks)
             self.callback_handler.callbacks.append(self._hooks)  # an epoch begins once its episodes are there
-            self._go_online(added)
+        self._attach(added)
 
-    def _go_online(self, callback: OnlineRolloutCallback) -> None:
+    def _attach(self, callback: TrainerCallback) -> None:
+        """Callbacks of this package know their trainer."""
+        if isinstance(callback, OnlineRolloutCallback):
+            self._prepare_for_online(callback)
+        if isinstance(callback, (OnlineRolloutCallback, PolicyEvaluationCallback)):
+            callback.attach(self)
+
+    def _prepare_for_online(self, callback: OnlineRolloutCallback) -> None:
         if not self.model.objective.needs_critic:
             logger.warning("actor_objective='sft' with critic_coef=0 imitates the agent's own episodes, good and bad.")
         if self.train_dataset is None:
@@ -207,7 +160,6 @@ class AFSFTTrainer(Trainer):
                     "leave start_epoch at 0."
                 )
             self.train_dataset = ReplayBuffer(None, **self.args.replay_kwargs())
-        callback.attach(self)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model) if model is not None else super().create_optimizer()
@@ -239,10 +191,12 @@ class AFSFTTrainer(Trainer):
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
-        self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
+        # Of this run; a checkpoint brings its own.
+        self.model.filter_state, self._average = FilterState(), WeightAverage(self.model)
         self._last_log_time = time.perf_counter()
-        for unfinished in (self._log_tokens, self._window, self._window_rows):
-            unfinished.clear()
+        self._log_tokens.clear()
+        self._window.clear()
+        self._guard.forget()
         try:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -259,6 +213,8 @@ class AFSFTTrainer(Trainer):
             if not os.path.isdir(folder):  # the last step was over, or save_total_limit kept only the best model
                 self._save_checkpoint(self.model, trial=None)
             raise KeyboardInterrupt(f"Saved {folder}; go on with trainer.train(resume_from_checkpoint=True).")
+        if not self.args.load_best_model_at_end:
+            self._average.apply()
         return result
 
     def compute_loss(
@@ -271,11 +227,7 @@ class AFSFTTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
-            self._window_rows.append(inputs["row"])
-            finite = torch.isfinite(loss)
-            # All processes stop together; one that raised alone would leave the others waiting for it.
-            if not self.accelerator.gather(finite.reshape(1)).all():
-                self._stop_for("loss", inputs["row"][:0] if finite else inputs["row"])
+            self._guard.check_loss(loss, inputs["row"])
             self._window.append(outputs["tokens"])
             self._note_td_errors(inputs, outputs["tokens"])
         else:
@@ -294,38 +246,19 @@ class AFSFTTrainer(Trainer):
         errors = [part.mean().item() for part in (column["q"] - column["target"]).abs().split(lengths)]
         self.train_dataset.record_td_errors(inputs["row"].cpu().numpy(), np.asarray(errors))
 
-    def _check_gradients(self) -> None:
-        if self.accelerator.scaler is not None:
-            return  # float16: overflows are part of the scaler's search, and it skips their steps
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
-            self._stop_for("gradient", torch.cat(self._window_rows))
-
-    def _stop_for(self, what: str, rows: torch.Tensor) -> None:
-        if all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
-            self._save_checkpoint(self.model, trial=None)
-            saved = f"The state before it is saved in {self.args.output_dir}/checkpoint-{self.state.global_step}."
-        else:
-            saved = "The weights had gone bad before it, so they are not saved; go on from an earlier checkpoint."
-        rows = gather_object(rows.tolist())
-        named = ", ".join(self.train_dataset.describe(row) for row in rows[:8])
-        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        raise NonFiniteLossError(
-            f"The {what} of step {self.state.global_step + 1} is not finite; its batch: {named}{more}. {saved} Look at "
-            "these rows (rewards, image contents), lower learning_rate or reward_scale, or train in float32."
-        )
-
     def _after_optimizer_step(self) -> None:
-        """Target critic and filter move once per optimiser step, from all tokens of the accumulation window."""
+        """Target critic, filter and the weights' mean move once per optimiser step, not per micro-batch."""
         tokens = self._gather(torch.cat(self._window))
         self._window.clear()
-        self._window_rows.clear()
+        self._guard.forget()
         self._log_tokens.append(tokens)
+        progress = (self.state.global_step + 1) / self.state.max_steps
+        if progress > 1 - self.args.weight_averaging_ratio:
+            self._average.update()
         if self.model.critic is None:
             return
         self.model.target_critic.update(self.model.critic, self.args.target_tau)
         column = token_columns(tokens)
-        progress = (self.state.global_step + 1) / self.state.max_steps
         unsure = column["confident"] == 0
         kept_unsure = column["kept"][unsure].mean().item() if unsure.any() else 1.0
         self.model.filter_state.update(
@@ -344,6 +277,13 @@ class AFSFTTrainer(Trainer):
         padded = self.accelerator.pad_across_processes(tokens, dim=0, pad_index=float("nan"))
         gathered = self.accelerator.gather(padded)
         return gathered[~gathered.isnan().all(1)]
+
+    def unsharded(self) -> AbstractContextManager[None]:
+        """All weights on every process, to play or to look at them; more than nothing under ZeRO-3 alone.
+
+        Every process enters and leaves together; inside, they need not wait for each other.
+        """
+        return gathered_for_generation(self.model_wrapped, self.accelerator)
 
     # ---- Metrics ----
 
@@ -411,20 +351,35 @@ class AFSFTTrainer(Trainer):
         """What every process saves; `trainer_state.json` is written after it and makes the checkpoint complete."""
         super()._save_rng_state(output_dir)
         save_file(self.train_dataset.state_dict(), Path(output_dir, f"replay_{self.args.process_index}.safetensors"))
+        if self.args.should_save:
+            self._average.save(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.model.load_weights(resume_from_checkpoint)
-        state = json.loads(Path(resume_from_checkpoint, FILTER_STATE).read_text())
-        self.model.filter_state = FilterState(**state)
-        replay = Path(resume_from_checkpoint, f"replay_{self.args.process_index}.safetensors")
+        self._load_progress(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_deepspeed_enabled:  # it has read the weights by itself, and what is ours is still to be read
+            self._load_progress(checkpoint)
+
+    def _load_progress(self, folder: str) -> None:
+        """Filter, mean of the weights and replay buffer, as they were."""
+        self._average.load(folder)
+        self.model.filter_state = FilterState(**json.loads(Path(folder, FILTER_STATE).read_text()))
+        replay = Path(folder, f"replay_{self.args.process_index}.safetensors")
         if replay.is_file():  # not if there were fewer processes then
             self.train_dataset.load_state_dict(load_file(replay))
 
     def _load_best_model(self) -> None:
         if self._interrupt.interrupted:
             return  # training is not over: what it goes on from is the newest state
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+            self._load_progress(self.state.best_model_checkpoint)
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 class _StepHooks(TrainerCallback):
@@ -437,7 +392,7 @@ class _StepHooks(TrainerCallback):
         self._trainer.train_dataset.begin_epoch(int(state.epoch + 1e-6))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._trainer._check_gradients()
+        self._trainer._guard.check_gradients()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer._after_optimizer_step()

@@ -19,9 +19,9 @@ def force():
         def hook(module, args, logits):
             wanted = [row[len(steps)] if len(steps) < len(row) else 9 for row in rows]
             steps.append(wanted)
-            logits = logits.clone()
-            logits[:, -1, 8] += 500
-            logits[torch.arange(len(rows)), -1, wanted] += 1000
+            logits = torch.full_like(logits, -1000)  # a soft cap must not level what is forced
+            logits[:, -1, 8] = 0
+            logits[torch.arange(len(rows)), -1, wanted] = 1000
             return logits
 
         handles.append(backbone.model.get_output_embeddings().register_forward_hook(hook))
@@ -45,7 +45,7 @@ def test_an_action_ends_with_the_stop_token_or_at_the_limit(family, observations
 
 
 def test_eos_ends_an_action_where_the_template_uses_another_token(families, observations, force):
-    family = families["idefics3"]
+    family = families("idefics3")
     backbone = family.make()
     eos = backbone.tokenizer.eos_token_id
     assert eos != backbone.stop_token_id
@@ -81,14 +81,14 @@ def test_an_action_does_not_depend_on_who_acts_at_the_same_time(family, observat
 
 def test_no_token_is_sampled_that_is_no_action(family, observations, force):
     backbone = family.make()
-    image = backbone.image_token_ids[0] if family.has_vision else backbone.n_logits - 2
-    force(backbone, [[backbone.n_logits - 1, image, 7]])
-    (action,) = backbone.generate([backbone.encode(*observations(family)[0])], max_new_tokens=3)
-    assert action.ids == [8, 8, 7]
+    refused = [backbone.n_logits - 1, *backbone.tokenizer.convert_tokens_to_ids(list(family.image_tokens))]
+    force(backbone, [[*refused, 7]])
+    (action,) = backbone.generate([backbone.encode(*observations(family)[0])], max_new_tokens=len(refused) + 1)
+    assert action.ids == [8] * len(refused) + [7]
 
 
 def test_sampling_needs_a_source_of_randomness(families, observations):
-    family = families["llama"]
+    family = families("llama")
     backbone = family.make()
     with pytest.raises(ValueError, match="needs `uniforms`"):
         backbone.generate([backbone.encode(*observations(family)[0])], max_new_tokens=3, temperature=1.0)
@@ -96,7 +96,7 @@ def test_sampling_needs_a_source_of_randomness(families, observations):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_acting_leaves_the_model_in_the_mode_it_was_in(families, observations, training):
-    family = families["llava"]
+    family = families("llava")
     backbone = family.make()
     VLMActorCritic.add_adapter(backbone, LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False))
     backbone.model.train(training)

@@ -18,7 +18,7 @@ GRIDS = XGenMMImageProcessorPil.image_grids
 
 @pytest.fixture
 def backbone(families):
-    return families["xgen_mm"].make()
+    return families("xgen_mm").make()
 
 
 def user(*parts: str) -> list[dict]:
@@ -99,30 +99,10 @@ def test_the_published_system_message_is_there_unless_another_is_given(backbone)
 
 
 @torch.no_grad()
-def test_features_computed_apart_give_the_same_states(backbone, observe):
-    """Once per picture and remembered, or anew from pixels in every forward."""
-    observations = [observe("Look.", 2, 1), observe("Nothing.", 0, 2), observe("And here?", 1, 3)]
-    looks = [backbone.model.model.vision_tower, backbone.model.model.resampler]
-    for module in looks:
-        module.requires_grad_(False)
-    backbone.trainability_changed()
-    apart = [backbone.encode(*observation) for observation in observations]
-    assert set(apart[0].vision) == {"image_features"}
-    actions = [[7, 8, 9], [7], [8, 9]]
-    expected = backbone.forward(backbone.collate(apart, actions), keep=3)
-    looks[1].queries.requires_grad_(True)
-    backbone.trainability_changed()
-    anew = [backbone.encode(*observation) for observation in observations]
-    assert set(anew[0].vision) == {"pixel_values", "image_sizes", "image_grids"}
-    for ours, theirs in zip(backbone.forward(backbone.collate(anew, actions), keep=3), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("window", [None, 8])
 def test_acting_has_the_log_probabilities_of_training(families, observe, window):
     """With the cache of keys and values and left padding, also where the prompt is longer than the window."""
-    family = families["xgen_mm"]
+    family = families("xgen_mm")
     model = family.make_model()
     config = deepcopy(model.config)
     config.text_config.sliding_window = window
@@ -144,7 +124,7 @@ def test_acting_has_the_log_probabilities_of_training(families, observe, window)
 
 @torch.no_grad()
 def test_without_grids_a_picture_is_seen_as_a_whole_only(families, picture):
-    family = families["xgen_mm"]
+    family = families("xgen_mm")
     image_processor = XGenMMImageProcessorPil(size={"height": 16, "width": 16}, image_grids=[])
     backbone = make_backbone(family.make_model(), XGenMMProcessor(image_processor, family.processor.tokenizer, 2))
     prompt = backbone.encode(user("image", "What?"), [picture(1, (40, 12))])
@@ -153,7 +133,7 @@ def test_without_grids_a_picture_is_seen_as_a_whole_only(families, picture):
 
 
 def test_images_and_text_that_do_not_fit_are_refused(families, picture):
-    model, processor = families["xgen_mm"].make_model(), families["xgen_mm"].processor
+    model, processor = families("xgen_mm").make_model(), families("xgen_mm").processor
     inputs = processor(text=["<image>"], images=[[picture(1)]], return_tensors="pt")
     with pytest.raises(ValueError, match="holds 5 <image> tokens, but the images become 6"):
         model(**inputs | {"input_ids": inputs["input_ids"][:, 1:], "attention_mask": None})

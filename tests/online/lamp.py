@@ -2,6 +2,7 @@
 """A lamp to switch on; and, run as a script, a whole online run of its own, for the tests that kill or multiply it."""
 
 import argparse
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -65,6 +66,8 @@ def main() -> None:
         "--uneven", action="store_true", help="the first process's episodes are longer than the other's"
     )
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--save_steps", type=int, default=3)
+    parser.add_argument("--curve", action="store_true", help="evaluate on the way")
     args = parser.parse_args()
 
     from accelerate import PartialState
@@ -78,7 +81,10 @@ def main() -> None:
         BehaviorPolicy,
         LinearSchedule,
         OnlineRolloutCallback,
+        PolicyEvaluationCallback,
+        VLMPolicy,
         episodes_to_dataset,
+        evaluate_policy,
         play_episodes,
     )  # fmt: skip
     from trl_vlmq.checkpoints import newest_checkpoint
@@ -89,7 +95,7 @@ def main() -> None:
 
     config = AFSFTConfig(
         args.output_dir, num_train_epochs=args.epochs, segments_per_epoch=16, per_device_train_batch_size=2, segment_length=2,
-        learning_rate=1e-2, logging_steps=1, save_steps=3, save_total_limit=2, report_to="none", disable_tqdm=True,
+        learning_rate=1e-2, logging_steps=1, save_steps=args.save_steps, save_total_limit=3, report_to="none", disable_tqdm=True,
         use_cpu=True, filter_warmup_ratio=0.2, replay_priority="td_error", replay_capacity_turns=600,
     )  # fmt: skip
     rank = PartialState().process_index
@@ -109,6 +115,10 @@ def main() -> None:
         peft_config=LoraConfig(r=4, lora_alpha=8),
         callbacks=[callback, Ready()],
     )
+    evaluate = functools.partial(evaluate_policy, Lamp, num_episodes=12, num_envs=4, progress=None)
+    curve = PolicyEvaluationCallback(evaluate, VLMPolicy(trainer.model.backbone, max_new_tokens=3), every_steps=8)
+    if args.curve:
+        trainer.add_callback(curve)
     resume = args.resume and newest_checkpoint(args.output_dir) is not None
     trainer.train(resume_from_checkpoint=resume or None)
     rounds = [
@@ -122,6 +132,7 @@ def main() -> None:
         "step": trainer.state.global_step,
         "online_turns": trainer.train_dataset.online_turns,
         "rounds": rounds,
+        "curve": curve.curve,
         "replay": {name: values.tobytes().hex() for name, values in replay.items()},
     }
     if not trainer.is_deepspeed_enabled:

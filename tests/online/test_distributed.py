@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import trl_vlmq
 from trl_vlmq.shards import EpisodeShards, read_shard
@@ -15,26 +17,37 @@ from trl_vlmq.shards import EpisodeShards, read_shard
 
 DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ZERO = ["-m", "accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag", "false", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "--zero3_save_16bit_model", "true"]  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(base_folder):
-    """`run(launcher, folder, *argv)`: lamp.py to its end -> what each process reports."""
+def start(base_folder):
+    """`start(launcher, folder, *argv)`: lamp.py to its end, whatever that is."""
 
-    def start(launcher: list[str], folder: Path, *argv: str) -> list[dict]:
+    def start(launcher: list[str], folder: Path, *argv: str) -> subprocess.CompletedProcess:
         script = str(Path(__file__).with_name("lamp.py"))
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, *launcher, script, "--base", base_folder, "--output_dir", str(folder), *argv],
             env=os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1])},
             capture_output=True, text=True, timeout=200,
         )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """`run(launcher, folder, *argv)`: lamp.py to its good end -> what each process reports."""
+
+    def run(launcher: list[str], folder: Path, *argv: str) -> list[dict]:
+        done = start(launcher, folder, *argv)
         assert done.returncode == 0, done.stderr[-4000:]
         return [json.loads(path.read_text()) for path in sorted(folder.glob("result-*.json"))]
 
-    return start
+    return run
 
 
 def episodes(folder: Path, rank: int, processes: int) -> list[list[dict]]:
@@ -61,8 +74,21 @@ def assert_each_played_its_own(folder: Path, results: list[dict]) -> None:
     assert [r["online_turns"] for r in results] == [sum(map(len, long)), sum(map(len, short))]
 
 
+def assert_the_mean_of_the_last_weights_was_saved(folder: Path) -> None:
+    for file in ("adapter_model.safetensors", "critic.safetensors"):
+        steps = [load_file(folder / f"checkpoint-{step}" / file) for step in (14, 15, 16)]
+        names = [name for name in steps[0] if not name.startswith("target.")]
+        assert names
+        saved = load_file(folder / file)
+        for name in names:
+            of_steps = torch.stack([weights[name] for weights in steps])
+            torch.testing.assert_close(saved[name], of_steps.mean(0), rtol=1e-5, atol=1e-7)
+        assert any(not torch.equal(saved[name], steps[-1][name]) for name in names)
+
+
 def test_under_ddp_every_process_plays_its_own_and_the_weights_stay_the_same(run, tmp_path):
-    results = run(DDP, tmp_path / "run", "--uneven")
+    results = run(DDP, tmp_path / "run", "--uneven", "--save_steps", "1")
+    assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
     assert_each_played_its_own(tmp_path / "run", results)
     for name in ("weights", "optimizer", "filter"):
         assert results[0][name] == results[1][name], name
@@ -80,9 +106,17 @@ def test_another_number_of_processes_goes_on_with_all_episodes(run, tmp_path):
 
 def test_under_zero_3_processes_do_not_wait_for_each_others_episodes(run, tmp_path):
     pytest.importorskip("deepspeed")
-    results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven")
+    results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven", "--curve", "--save_steps", "1")
+    assert [[point[0] for point in r["curve"]] for r in results] == [[0, 8, 16], []]  # the first process played
     assert_each_played_its_own(tmp_path / "run", results)
-    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+    assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
+
+
+def test_zero_3_that_would_save_empty_adapters_is_refused(start, tmp_path):
+    pytest.importorskip("deepspeed")
+    done = start([*ZERO[:-1], "false", "--zero_stage", "3"], tmp_path / "run")
+    assert done.returncode != 0
+    assert "adapters would be saved empty. Set `zero3_save_16bit_model: true`" in done.stderr
 
 
 def test_the_hooks_of_zero_3_that_we_take_off_and_put_on_again_are_where_trl_keeps_them():

@@ -66,6 +66,7 @@ def with_opinions(trainer):
         {"dataloader_num_workers": 1},
         {"lora": False, "lr_scheduler_type": "cosine"},
         {"lora": LoraConfig(r=4, lora_dropout=0.2)},
+        {"weight_averaging_ratio": 0.5},  # the checkpoint lies in the midst of it
     ],
     ids=lambda settings: "-".join(f"{name}={value}" for name, value in settings.items())[:40] or "afsft",
 )

@@ -4,6 +4,7 @@
 from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .loading import load_backbone
+from .moondream2 import MoonDream2Config, MoonDream2ForConditionalGeneration, MoonDream2Processor
 from .tiny import TINY_MODELS, resolve_model, tiny_model_path
 from .xgen_mm import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMImageProcessorPil, XGenMMProcessor
 
@@ -14,6 +15,9 @@ __all__ = [
     "EncodedPrompt",
     "GeneratedAction",
     "ImageTextBackbone",
+    "MoonDream2Config",
+    "MoonDream2ForConditionalGeneration",
+    "MoonDream2Processor",
     "TextBackbone",
     "XGenMMConfig",
     "XGenMMForConditionalGeneration",

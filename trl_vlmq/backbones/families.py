@@ -17,10 +17,8 @@ _LINEAR = "(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv_proj|gat
 class ImageTextBackbone(Backbone):
     """Any `AutoModelForImageTextToText` whose processor aligns its image tokens with the text."""
 
-    # Families whose pixel tensors have one row per sample, [B, images, ...]; elsewhere images are simply concatenated.
-    _PER_SAMPLE = ("idefics2", "idefics3", "smolvlm")
     # Families whose prompt tokens depend on the sizes of images alone, so that text and images are cached apart.
-    _SEPARABLE = ("llava", "xgen_mm")
+    _SEPARABLE = ("llava", "moondream2", "xgen_mm")
 
     def _features_are_constant(self) -> bool:
         return self.config.model_type in self._SEPARABLE and not any(
@@ -42,8 +40,11 @@ class ImageTextBackbone(Backbone):
             "video_token_id",
             "vision_start_token_id",
             "vision_end_token_id",
+            "boi_token_index",
+            "eoi_token_index",
         )
         ids = {getattr(self.config, name, None) for name in names}
+        ids |= set(getattr(self.processor, "image_token_ids", ()))  # what begins, ends and divides images
         return sorted(i for i in ids if isinstance(i, int))
 
     @property
@@ -112,16 +113,13 @@ class ImageTextBackbone(Backbone):
         return EncodedPrompt(tokens, {name: value for name, value in features.items() if name not in tokens})
 
     def _collate_vision(self, prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:
-        per_sample = self.config.model_type in self._PER_SAMPLE
         names = {name for prompt in prompts for name in prompt.vision}
         batch = {}
         for name in sorted(names):
             parts = [prompt.vision[name] for prompt in prompts if name in prompt.vision]
-            # Image counts and sizes differ between samples: zero padding, which these models mask or drop.
+            # Image counts and sizes differ between samples: zero padding, which these models mask or drop. A prompt
+            # without images needs no row: images are matched with their tokens in the order in which they come.
             sizes = [max(part.shape[d] for part in parts) for d in range(1, parts[0].dim())]
-            if per_sample:
-                blank = parts[0].new_zeros(1, *sizes)
-                parts = [prompt.vision.get(name, blank) for prompt in prompts]
             batch[name] = torch.cat([_grow(part, sizes) for part in parts])
         return batch
 

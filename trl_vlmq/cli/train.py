@@ -21,10 +21,11 @@ from trl_vlmq.evaluation import evaluate_policy
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
 from trl_vlmq.logs import describe_logs, logs_table, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
+from trl_vlmq.non_finite import NonFiniteLossError
 from trl_vlmq.policies import VLMPolicy
 from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes, save_prompt
 from trl_vlmq.storage import load_episodes
-from trl_vlmq.trainer import AFSFTTrainer, NonFiniteLossError
+from trl_vlmq.trainer import AFSFTTrainer
 from trl_vlmq.validation import validate_episodes
 
 from .errors import UserError, require_at_least, user_errors

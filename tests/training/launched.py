@@ -1,0 +1,36 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""A short training, as a script that launchers start."""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--episodes", required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--resume", help="a checkpoint")
+    args = parser.parse_args()
+
+    from accelerate import PartialState
+
+    from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes
+
+    config = AFSFTConfig(
+        args.output_dir, max_steps=6, per_device_train_batch_size=4 // PartialState(cpu=True).num_processes,
+        segment_length=2, learning_rate=5e-3, logging_steps=1, save_steps=3, report_to="none", disable_tqdm=True,
+        use_cpu=True, bf16=args.bf16, filter_warmup_ratio=0.3, filter_ramp_ratio=0.5, weight_averaging_ratio=0.7,
+    )  # fmt: skip
+    trainer = AFSFTTrainer(args.model, config, train_dataset=load_episodes(args.episodes))
+    trainer.train(resume_from_checkpoint=args.resume)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        Path(args.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

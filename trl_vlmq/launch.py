@@ -1,0 +1,37 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""Ways to launch a training that would end in tears, refused before it begins."""
+
+from accelerate import Accelerator
+from transformers import TrainingArguments
+
+
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """
+    One process with several GPUs: Trainer would wrap the model into `torch.nn.DataParallel`.
+
+    Raises:
+        ValueError: says how to launch instead.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"This process sees {args.n_gpu} GPUs, which would mean torch.nn.DataParallel; start one process for each "
+            "with `accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
+        )
+
+
+def refuse_empty_saves(accelerator: Accelerator) -> None:
+    """
+    ZeRO-3 that does not gather weights to save them: adapters would be written without a single tensor.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None or plugin.zero_stage != 3:
+        return
+    if not plugin.hf_ds_config.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save", False):
+        raise ValueError(
+            "Under ZeRO-3 every process holds a part of the weights, and with these settings adapters would be saved "
+            "empty. Set `zero3_save_16bit_model: true` in accelerate's configuration (`accelerate launch "
+            "--zero3_save_16bit_model true`), or `stage3_gather_16bit_weights_on_model_save` in DeepSpeed's."
+        )
