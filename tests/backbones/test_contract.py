@@ -14,7 +14,7 @@ from trl_vlmq.losses import Objective
 
 ACTIONS = ([7, 8, 9, 10, 1], [11, 1], [1], [12, 13, 14])
 # Families whose image features an adapter computes once per picture.
-REMEMBERED = ("llava",)
+REMEMBERED = ("llava", "xgen_mm")
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -146,7 +146,7 @@ def test_what_is_generated_has_the_log_probability_that_training_computes(family
 
 def language_linears(model: nn.Module) -> set[str]:
     """All linear layers but the head and whatever looks at pictures."""
-    apart = ("lm_head", "vision", "visual", "projector", "connector")
+    apart = ("lm_head", "vision", "visual", "projector", "connector", "resampler")
     names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return {name for name in names if not any(part in name for part in apart)}
 

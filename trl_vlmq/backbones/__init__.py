@@ -6,6 +6,7 @@ from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .loading import load_backbone
 from .moondream2 import MoonDream2Config, MoonDream2ForConditionalGeneration, MoonDream2Processor
 from .tiny import TINY_MODELS, resolve_model, tiny_model_path
+from .xgen_mm import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMImageProcessorPil, XGenMMProcessor
 
 
 __all__ = [
@@ -18,6 +19,10 @@ __all__ = [
     "MoonDream2ForConditionalGeneration",
     "MoonDream2Processor",
     "TextBackbone",
+    "XGenMMConfig",
+    "XGenMMForConditionalGeneration",
+    "XGenMMImageProcessorPil",
+    "XGenMMProcessor",
     "load_backbone",
     "make_backbone",
     "resolve_model",

@@ -18,7 +18,7 @@ class ImageTextBackbone(Backbone):
     """Any `AutoModelForImageTextToText` whose processor aligns its image tokens with the text."""
 
     # Families whose prompt tokens depend on the sizes of images alone, so that text and images are cached apart.
-    _SEPARABLE = ("llava", "moondream2")
+    _SEPARABLE = ("llava", "moondream2", "xgen_mm")
 
     def _features_are_constant(self) -> bool:
         return self.config.model_type in self._SEPARABLE and not any(
@@ -36,6 +36,7 @@ class ImageTextBackbone(Backbone):
         names = (
             "image_token_id",
             "image_token_index",
+            "image_placeholder_token_id",
             "video_token_id",
             "vision_start_token_id",
             "vision_end_token_id",

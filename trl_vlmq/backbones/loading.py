@@ -12,11 +12,16 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
 )
 
 from .base import Backbone
 from .families import make_backbone
 from .tiny import resolve_model
+
+
+# Model types of published checkpoints that need a conversion, and the module that does it.
+_CONVERTERS = {"xgenmm": "trl_vlmq.backbones.xgen_mm.convert"}
 
 
 def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
@@ -28,6 +33,9 @@ def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
             model (one of `TINY_MODELS`; a folder of that name goes first).
         model_kwargs:
             Passed to `from_pretrained` of the base, e.g. `dtype` or `quantization_config`.
+
+    Raises:
+        ValueError: if an adapter does not name its base, or the base is a checkpoint that has to be converted first.
     """
     name_or_path = resolve_model(name_or_path)
     adapter = is_adapter(name_or_path)
@@ -38,6 +46,9 @@ def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:
             "loaded from anywhere. Save that model, and write its folder into base_model_name_or_path of "
             "adapter_config.json."
         )
+    model_type = PreTrainedConfig.get_config_dict(base)[0].get("model_type")
+    if model_type in _CONVERTERS:
+        raise ValueError(f"{base} has to be converted first: python -m {_CONVERTERS[model_type]} SOURCE DESTINATION")
     config = AutoConfig.from_pretrained(base)
     has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM

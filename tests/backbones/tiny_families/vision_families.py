@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import transformers
 
+from trl_vlmq.backbones import XGenMMConfig, XGenMMImageProcessorPil, XGenMMProcessor
+
 from .family import PADDED_ROWS, TEXT_SIZES, VISION_SIZES, Family, chat_template, with_tokens, without_videos
 
 
@@ -283,6 +285,27 @@ def aya_vision(byte_tokenizer) -> Family:
     return Family("aya_vision", config, processor, tuple(parts))
 
 
+def xgen_mm(byte_tokenizer) -> Family:
+    tokenizer = with_tokens(
+        byte_tokenizer, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<image placeholder>"
+    )
+    processor = XGenMMProcessor(XGenMMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, 2)
+    image, placeholder = tokenizer.convert_tokens_to_ids(["<image>", "<image placeholder>"])
+    config = XGenMMConfig(
+        vision_config=_siglip(),
+        text_config=_text(tokenizer, transformers.Phi3Config, original_max_position_embeddings=512),
+        num_image_tokens=2,
+        resampler_layers=2,
+        resampler_heads=2,
+        resampler_head_dim=8,
+        image_token_id=image,
+        image_placeholder_token_id=placeholder,
+        initializer_range=0.2,
+    )
+    names = ("<image>", "<image placeholder>")
+    return Family("xgen_mm", config, processor, names, turn_ends_with="<|end|>", linears_per_layer=4)
+
+
 VISION_FAMILIES = {
     make.__name__: make
     for make in (
@@ -299,5 +322,6 @@ VISION_FAMILIES = {
         qwen3_vl,
         internvl,
         aya_vision,
+        xgen_mm,
     )
 }
