@@ -21,7 +21,10 @@ from .tiny import resolve_model
 
 
 # Model types of published checkpoints that need a conversion, and the module that does it.
-_CONVERTERS = {"xgenmm": "trl_vlmq.backbones.xgen_mm.convert"}
+_CONVERTERS = {
+    "moondream1": "trl_vlmq.backbones.moondream2.convert",  # as MoonDream2 calls itself
+    "xgenmm": "trl_vlmq.backbones.xgen_mm.convert",
+}
 
 
 def load_backbone(name_or_path: str, **model_kwargs) -> Backbone:

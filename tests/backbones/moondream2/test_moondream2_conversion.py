@@ -13,6 +13,7 @@ from transformers import PhiConfig, SiglipVisionConfig
 
 from trl_vlmq.backbones import MoonDream2Config, MoonDream2ForConditionalGeneration, load_backbone
 from trl_vlmq.backbones.moondream2 import MoonDream2ImageProcessor, convert
+from trl_vlmq.backbones.safetensors_folder import SafetensorsFolder
 
 
 # ---- Names and shapes ----
@@ -87,15 +88,21 @@ def test_shards_are_read_as_one_checkpoint(published, generation, tmp_path):
         save_file({name: tensors[name] for name in part}, tmp_path / file)
     index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    read = convert.read_checkpoint(tmp_path)
-    assert read.keys() == tensors.keys() and all(torch.equal(read[name], tensors[name]) for name in names)
+    with SafetensorsFolder(tmp_path) as read:
+        assert set(read) == set(names) and all(torch.equal(read[name], tensors[name]) for name in names)
 
 
 def test_missing_files_are_named(published, tmp_path):
     with pytest.raises(FileNotFoundError, match="tokenizer.json is missing"):
         convert.convert_checkpoint(tmp_path, tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="neither model.safetensors nor"):
+    with pytest.raises(FileNotFoundError, match="lacks safetensors files"):
         convert.convert_checkpoint(tmp_path, tmp_path / "out", tokenizer=published(2025))
+
+
+def test_a_checkpoint_that_was_not_converted_says_so(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "moondream1"}))
+    with pytest.raises(ValueError, match="python -m trl_vlmq.backbones.moondream2.convert"):
+        load_backbone(str(tmp_path))
 
 
 def test_the_dtype_of_the_checkpoint_is_kept(published, tmp_path, tiny_config):

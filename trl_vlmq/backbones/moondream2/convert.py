@@ -10,13 +10,13 @@ are left out. Quantised revisions are refused.
 """
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+from ..safetensors_folder import SafetensorsFolder
 from .configuration import MoonDream2Config
 from .image_processing import MoonDream2ImageProcessor
 from .modeling import MoonDream2ForConditionalGeneration
@@ -89,11 +89,11 @@ def published_names(config: MoonDream2Config, generation: int) -> dict[str, list
     return names
 
 
-def convert_weights(tensors: dict[str, torch.Tensor], config: MoonDream2Config) -> dict[str, torch.Tensor]:
+def convert_weights(tensors: Mapping[str, torch.Tensor], config: MoonDream2Config) -> dict[str, torch.Tensor]:
     """Published tensors -> the state dict of [`MoonDream2ForConditionalGeneration`].
 
     Args:
-        tensors (`dict[str, torch.Tensor]`):
+        tensors (`Mapping[str, torch.Tensor]`):
             A checkpoint with the names of either generation.
         config ([`MoonDream2Config`]):
             Sizes.
@@ -144,19 +144,6 @@ def _complain(what: str, names: set[str]) -> None:
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ValueError(f"The checkpoint {what} {', '.join(sorted(names)[:5])}{more}.")
-
-
-def read_checkpoint(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    elif (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    else:
-        raise FileNotFoundError(f"{folder} holds neither model.safetensors nor {index.name}.")
-    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
 
 
 def make_processor(tokenizer_file: str | Path, config: MoonDream2Config) -> MoonDream2Processor:
@@ -212,15 +199,16 @@ def convert_checkpoint(
     tokenizer_file = Path(tokenizer or source) / "tokenizer.json"
     if not tokenizer_file.is_file():
         raise FileNotFoundError(f"{tokenizer_file} is missing; pass the folder that holds it as `tokenizer`.")
-    tensors = read_checkpoint(source)
-    config = config or published_config(checkpoint_generation(tensors))
+    with SafetensorsFolder(source) as published:
+        config = config or published_config(checkpoint_generation(published))
+        weights = convert_weights(published, config)
     processor = make_processor(tokenizer_file, config)
     tokens = processor.tokenizer
     config.image_token_id = processor.image_token_id
     config.text_config.bos_token_id = config.text_config.eos_token_id = tokens.eos_token_id
     with torch.device("meta"):
         model = MoonDream2ForConditionalGeneration(config)
-    model.load_state_dict(convert_weights(tensors, config), assign=True)
+    model.load_state_dict(weights, assign=True)
     model.generation_config.update(
         bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id
     )

@@ -10,59 +10,14 @@ SRC is a folder with the files of the published repository, e.g. `Salesforce/xge
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import LlamaTokenizer
 
+from ..safetensors_folder import SafetensorsFolder
 from .conversion import convert_config, convert_state_dict, make_processor
 from .modeling import XGenMMForConditionalGeneration
-
-
-class SafetensorsFolder(Mapping):
-    """The tensors of a checkpoint by name, in one file or several, each read when asked for.
-
-    Args:
-        folder (`str` or `Path`):
-            Where the files are.
-        dtype (`torch.dtype`, *optional*):
-            Of the tensors; by default as stored.
-
-    Raises:
-        FileNotFoundError: if there are no safetensors, or one that the index names is missing.
-    """
-
-    def __init__(self, folder: str | Path, dtype: torch.dtype | None = None):
-        folder, self.dtype, self._stack, self._file_of = Path(folder), dtype, ExitStack(), {}
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        else:
-            files = sorted(path.name for path in folder.glob("*.safetensors"))
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing or not files:
-            raise FileNotFoundError(f"{folder} lacks {', '.join(missing) or 'safetensors files'}.")
-        for file in files:
-            handle = self._stack.enter_context(safe_open(folder / file, framework="pt"))
-            self._file_of |= dict.fromkeys(handle.keys(), handle)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._file_of[name].get_tensor(name).to(self.dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-    def __enter__(self) -> "SafetensorsFolder":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._stack.close()
 
 
 def convert_checkpoint(source: str | Path, destination: str | Path, dtype: torch.dtype | None = None) -> None:

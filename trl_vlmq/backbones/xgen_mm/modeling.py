@@ -127,7 +127,7 @@ class XGenMMForConditionalGeneration(XGenMMPreTrainedModel, GenerationMixin):
     Example:
 
     ```python
-    import trl_vlmq  # registers the class
+    import trl_vlmq.backbones  # registers the class
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = AutoModelForImageTextToText.from_pretrained("xgen-mm-converted")
