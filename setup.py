@@ -28,6 +28,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170", *EXTRAS["babyai"], *EXTRAS["deepspeed"],
+    *EXTRAS["quantization"],
 ]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

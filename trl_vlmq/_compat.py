@@ -56,3 +56,28 @@ def gathered_weight(weight: nn.Parameter, modify: bool = False) -> Iterator[None
 
     with deepspeed.zero.GatheredParameters([weight], modifier_rank=0 if modify else None):
         yield
+
+
+def keep_4bit_layers_trainable(model: nn.Module) -> None:
+    """
+    Keep bitsandbytes from repacking 4-bit weights of a model on the CPU.
+
+    On processors with AVX512-BF16, bitsandbytes 0.50 packs a 4-bit layer for inference as soon as it runs in evaluation
+    mode. From then on its gradients are wrong, and `state_dict()` spoils its outputs, both without a word.
+
+    Args:
+        model (`torch.nn.Module`):
+            The model.
+
+    Raises:
+        ValueError: if it has happened already.
+    """
+    for name, module in model.named_modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        module.support_avx512bf16_for_cpu = False
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ValueError(
+                f"The 4-bit layer {name} has been used for inference on the CPU, after which bitsandbytes computes wrong "
+                "gradients. Load the model again, and pass it on before you run it."
+            )

@@ -1,8 +1,10 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Which model to train and how: TRL's `ModelConfig` with our defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
+from transformers import BitsAndBytesConfig
 from trl import ModelConfig, get_quantization_config
 
 from .backbones import Backbone, load_backbone, resolve_model
@@ -37,6 +39,13 @@ class ModelArguments(ModelConfig):
     def load(self) -> Backbone:
         """The model that these arguments describe."""
         kwargs = {"dtype": self.dtype, "attn_implementation": self.attn_implementation or default_attention()}
-        if (quantization := get_quantization_config(self)) is not None:
+        if (quantization := self.quantization()) is not None:
             kwargs["quantization_config"] = quantization
         return load_backbone(self.base, **kwargs)
+
+    def quantization(self) -> BitsAndBytesConfig | None:
+        """How the base is quantised; in 4 bits it computes in `dtype`, "auto" is bfloat16 where the device has it."""
+        dtype = self.dtype
+        if dtype in (None, "auto"):
+            dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+        return get_quantization_config(replace(self, dtype=dtype))

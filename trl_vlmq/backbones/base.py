@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from .._compat import keep_4bit_layers_trainable
 from .cache import ByteLRU
 
 
@@ -70,7 +71,8 @@ class Backbone(ABC):
             Its processor or tokenizer.
 
     Raises:
-        ValueError: if the model has no language head, or the processor no chat template.
+        ValueError: if the model has no language head, the processor no chat template, or a 4-bit model has been used on
+            the CPU before.
     """
 
     def __init__(self, model: PreTrainedModel, processor):
@@ -96,6 +98,7 @@ class Backbone(ABC):
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.pad_token_id = self.tokenizer.pad_token_id
+        keep_4bit_layers_trainable(model)
         self._completion_prefix, self.stop_token_id = self._probe_template()
         self.stop_token_ids = sorted({self.stop_token_id, *self._generation_stops()})
         self._images = ByteLRU(limit=512 << 20)
