@@ -46,10 +46,11 @@ class WeightAverage:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Write the mean into the model, if there is one."""
+        """Write the mean into the model, if there is one, and begin anew."""
         for name, mean in self._mean.items():
             with gathered_weight(self._weights[name], modify=True):
                 self._weights[name].copy_(mean)
+        self._mean, self._count = {}, 0
 
     def save(self, folder: str | Path) -> None:
         """Write the mean, if there is one, for a run that goes on from `folder`."""

@@ -191,8 +191,8 @@ class AFSFTTrainer(Trainer):
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
-        # Of this run; a checkpoint brings its own.
-        self.model.filter_state, self._average = FilterState(), WeightAverage(self.model)
+        self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
+        self._average = WeightAverage(self.model)
         self._last_log_time = time.perf_counter()
         self._log_tokens.clear()
         self._window.clear()
