@@ -7,8 +7,7 @@
     python examples/pool_seeds.py outputs/seed0 outputs/seed1 outputs/seed2
 
 A seed may lie in several folders, one for each of its `--objectives`; policies that not every seed has are left out.
-The folders `outputs/seed*/online` of runs with
-`--online` are pooled in the same way.
+The folders `outputs/seed*/online` of runs with `--online` are pooled in the same way.
 
 The held-out episodes are the same for every seed. So the interval of a difference is a paired bootstrap over episodes,
 each with its mean over the seeds; how much training seeds differ is told by the rows of each seed beside it.
