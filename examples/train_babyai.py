@@ -49,6 +49,7 @@ from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import use_all_cores
+from trl_vlmq.launch import end_processes
 from trl_vlmq.logs import describe_logs, parse_mixture, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
 
@@ -202,4 +203,4 @@ def save_online_results(
 
 if __name__ == "__main__":
     main()
-    PartialState().destroy_process_group()
+    end_processes()

@@ -32,6 +32,7 @@ from watch_blackjack import BlackjackCritic
 from trl_vlmq import AFSFTConfig, BehaviorPolicy, SloppyPolicy
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import use_all_cores
+from trl_vlmq.launch import end_processes
 from trl_vlmq.logs import describe_logs, parse_mixture, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
 
@@ -171,4 +172,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    PartialState().destroy_process_group()
+    end_processes()

@@ -1,7 +1,9 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""Ways to launch a training that would end in tears, refused before it begins."""
+"""Ways to launch a training that would end in tears, refused before it begins; and how its processes end."""
 
-from accelerate import Accelerator
+import time
+
+from accelerate import Accelerator, PartialState
 from transformers import TrainingArguments
 
 
@@ -35,3 +37,17 @@ def refuse_empty_saves(accelerator: Accelerator) -> None:
             "empty. Set `zero3_save_16bit_model: true` in accelerate's configuration (`accelerate launch "
             "--zero3_save_16bit_model true`), or `stage3_gather_16bit_weights_on_model_save` in DeepSpeed's."
         )
+
+
+def end_processes() -> None:
+    """
+    The last call of a script that may run in several processes: waits for all of them and destroys the process group.
+
+    The threads of gloo let go of a collective's tensors only after it has returned. They need the interpreter for that, and
+    if it is shutting down by then they abort a process whose work is done (exit code -6). The wait gives them the time.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        time.sleep(0.1)
+    state.destroy_process_group()

@@ -18,6 +18,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes
+    from trl_vlmq.launch import end_processes
 
     config = AFSFTConfig(
         args.output_dir, max_steps=6, per_device_train_batch_size=4 // PartialState(cpu=True).num_processes,
@@ -29,7 +30,7 @@ def main() -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         Path(args.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
-    trainer.accelerator.end_training()
+    end_processes()
 
 
 if __name__ == "__main__":

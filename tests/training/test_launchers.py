@@ -1,9 +1,11 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Two processes train what one trains, save all of it and go on from it: under every launcher that is documented."""
 
+import contextlib
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,14 @@ def run(untrained, data, tmp_path):
         return folder
 
     return start
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def steps(folder: Path) -> list[dict]:
@@ -115,3 +125,40 @@ def test_the_target_critic_moves_in_bfloat16(run, untrained, launcher):
         assert not torch.equal(after[name], before[name])
         # An average that moves by a tenth of a difference would stall in bfloat16.
         assert not torch.equal(after[name], after[name].bfloat16().float())
+
+
+# gloo's threads can take the interpreter only where the main thread waits, so that a short moment becomes a long one.
+ENDING = """
+import os, sys, torch, torch.distributed as dist
+from accelerate import PartialState
+from trl_vlmq.launch import end_processes
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for attempt in range(4):
+    children = []
+    for rank in range(2):
+        if child := os.fork():
+            children.append(child)
+            continue
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"MASTER_PORT": sys.argv[1 + attempt]}
+        PartialState(cpu=True)
+        held = dist.distributed_c10d._get_default_group()  # as DeepSpeed holds it: destroyed groups keep their threads
+        sys.setswitchinterval(100)
+        for _ in range(20):
+            part, whole = torch.ones(1000), torch.zeros(2000)
+            dist.all_gather_into_tensor(whole, part)
+            del part, whole
+        end_processes()
+        sys.exit(0)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0], codes
+"""
+
+
+def test_processes_whose_work_is_done_do_not_abort_while_they_leave():
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, *map(str, free_ports(4))],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

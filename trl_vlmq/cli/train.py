@@ -19,6 +19,7 @@ from trl_vlmq.env_record import environment_of_episodes
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.evaluation import evaluate_policy
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
+from trl_vlmq.launch import end_processes
 from trl_vlmq.logs import describe_logs, logs_table, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
 from trl_vlmq.non_finite import NonFiniteLossError
@@ -182,6 +183,7 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         print(f"\nAgent: {args.output_dir}")
+    end_processes()
 
 
 def _checkpoint(args: TrainingArguments) -> str | None:
