@@ -78,6 +78,10 @@ class AFSFTConfig(TrainingArguments):
             Upper limit of an "awr" weight.
         mask_invalid_tokens (`bool`, *optional*, defaults to `True`):
             Whether padded rows of the head and image tokens are excluded from the policy.
+        streamed_head (`bool`, *optional*, defaults to `True`):
+            Whether log-probabilities and values are streamed from the language head instead of computed from all logits:
+            the same numbers in less time and memory. Models whose head has no known formula, and weights in pieces
+            (ZeRO-3, FSDP2), go the longer way by themselves.
 
     > Parameters that control the end of training
 
@@ -202,6 +206,10 @@ class AFSFTConfig(TrainingArguments):
     awr_max_weight: float = field(default=20.0, metadata={"help": "Upper limit of a weight of 'awr'."})
     mask_invalid_tokens: bool = field(
         default=True, metadata={"help": "Exclude padded rows of the head and image tokens from the policy."}
+    )
+    streamed_head: bool = field(
+        default=True,
+        metadata={"help": "Stream values from the language head: the same numbers in less time and memory."},
     )
 
     # End
@@ -330,5 +338,5 @@ class AFSFTConfig(TrainingArguments):
 
     def critic_kwargs(self) -> dict[str, Any]:
         """Arguments of [`VLMActorCritic`] beside backbone and objective."""
-        names = ("critic_hidden_size", "num_critics", "critic_trunk_gradient", "mask_invalid_tokens")
+        names = ("critic_hidden_size", "num_critics", "critic_trunk_gradient", "mask_invalid_tokens", "streamed_head")
         return {name: getattr(self, name) for name in names}

@@ -3,6 +3,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,48 @@ from ._compat import gathered_weight
 CRITIC_WEIGHTS = "critic.safetensors"
 CRITIC_CONFIG = "critic_config.json"
 _TENSORS = ("up_weight", "up_bias", "down_weight", "down_bias")
+
+
+@dataclass(frozen=True)
+class CriticHead:
+    """The output layer of C critics, and what it reads of N states: at least float32.
+
+    Args:
+        hidden (`torch.Tensor`): [C, N, hidden_size].
+        weight (`torch.Tensor`): [C, vocab_size, hidden_size].
+        bias (`torch.Tensor`): [C, vocab_size].
+    """
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    @classmethod
+    def of(cls, critic: nn.Module, states: torch.Tensor) -> "CriticHead":
+        """Of a [`TokenCritic`] or a [`TargetCritic`], for states [N, state_size]."""
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        up_weight, up_bias, down_weight, down_bias = (getattr(critic, name).to(dtype) for name in _TENSORS)
+        with torch.autocast(states.device.type, enabled=False):
+            hidden = F.silu(torch.einsum("nd,chd->cnh", states.to(dtype), up_weight) + up_bias[:, None])
+        return cls(hidden, down_weight, down_bias)
+
+    def values(self) -> torch.Tensor:
+        """Q(s, .) of each critic, [C, N, vocab_size]."""
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            return torch.baddbmm(self.bias[:, None], self.hidden, self.weight.mT)
+
+    def of_actions(self, actions: torch.Tensor) -> torch.Tensor:
+        """Q(s, a) of each critic, [C, N], for tokens [N]; the gradient touches their rows alone."""
+        num_critics, vocabulary, _ = self.weight.shape
+        rows = actions + vocabulary * torch.arange(num_critics, device=actions.device)[:, None]
+        weight = F.embedding(rows, self.weight.flatten(0, 1))  # its backward is the one that makes no second copy
+        return (self.hidden * weight).sum(-1) + self.bias.flatten()[rows]
+
+    def tile(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Mean over critics of Q of the tokens `start` to `stop`, [rows, tokens], for some of the states."""
+        return torch.baddbmm(self.bias[:, None, start:stop], self.hidden[:, rows], self.weight[:, start:stop].mT).mean(
+            0
+        )
 
 
 class TokenCritic(nn.Module):
@@ -54,7 +97,7 @@ class TokenCritic(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States [N, state_size] of any float dtype -> Q-values [num_critics, N, vocab_size], float32."""
-        return _token_q_values(states, self)
+        return CriticHead.of(self, states).values()
 
 
 class TargetCritic(nn.Module):
@@ -82,7 +125,7 @@ class TargetCritic(nn.Module):
     @torch.no_grad()
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States [N, state_size] -> target Q-values [num_critics, N, vocab_size], float32, without gradient."""
-        return _token_q_values(states, self)
+        return CriticHead.of(self, states).values()
 
     @torch.no_grad()
     def update(self, critic: TokenCritic, tau: float) -> None:
@@ -91,16 +134,6 @@ class TargetCritic(nn.Module):
             buffer, weight = getattr(self, name), getattr(critic, name)
             with gathered_weight(weight):
                 buffer.lerp_(weight.detach().to(buffer), tau)
-
-
-def _token_q_values(states: torch.Tensor, weights: nn.Module) -> torch.Tensor:
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    up_weight, up_bias, down_weight, down_bias = (getattr(weights, name).to(dtype) for name in _TENSORS)
-    with torch.autocast(states.device.type, enabled=False):
-        hidden = F.silu(torch.einsum("nd,chd->cnh", states.to(dtype), up_weight) + up_bias[:, None])
-        q = torch.baddbmm(down_bias[:, None], hidden, down_weight.transpose(1, 2))
-    assert q.shape == (up_weight.shape[0], states.shape[0], down_weight.shape[1])
-    return q
 
 
 def save_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:

@@ -36,6 +36,11 @@ class Objective:
     def needs_critic(self) -> bool:
         return self.actor_objective != "sft" or self.critic_coef != 0
 
+    @property
+    def needs_online_value(self) -> bool:
+        """Whether V of the critic itself is read; Vbar stands in its place otherwise, one projection fewer."""
+        return self.advantage_baseline == "online" or self.actor_objective == "epg"
+
 
 @dataclass
 class TokenValues:
@@ -45,7 +50,8 @@ class TokenValues:
         logp (`torch.Tensor`): log pi(a|s), [B, n], with gradient to the actor.
         entropy (`torch.Tensor`): entropy of pi(.|s) in nats, [B, n], no gradient.
         q (`torch.Tensor`): Q(s, a) of each critic, [C, B, n], with gradient to the critic.
-        v (`torch.Tensor`): sum_a pi(a|s) Q(s, a), [B, n]; gradient to the actor only, and only under "epg".
+        v (`torch.Tensor`): sum_a pi(a|s) Q(s, a), [B, n], or `v_target` where it is not needed
+            (`Objective.needs_online_value`); gradient to the actor only, and only under "epg".
         v_target (`torch.Tensor`): sum_a pi(a|s) Qbar(s, a), [B, n], no gradient.
         q_target (`torch.Tensor`): Qbar(s, a), [B, n], no gradient.
         mask (`torch.Tensor`): True on action tokens, [B, n].

@@ -45,6 +45,16 @@ def test_states_are_what_the_head_reads_and_logits_what_the_model_returns(family
 
 
 @torch.no_grad()
+def test_the_head_is_a_formula_that_gives_the_models_own_logits(family, prompts):
+    backbone = family.make()
+    inputs = backbone.collate(prompts(backbone, family), ACTIONS)
+    states, logits = backbone.forward(inputs, keep=5)
+    head = backbone.language_head(inputs)
+    close(head.logits(states.flatten(0, 1), 3, 50), logits.flatten(0, 1)[:, 3:50])
+    assert torch.equal(backbone.states(inputs, keep=5), states)
+
+
+@torch.no_grad()
 def test_log_probabilities_are_those_that_the_model_itself_generates_with(family, observations, prompts):
     """Against `generate` of transformers on the processor's own tensors: scaling, soft caps, positions and masks."""
     backbone = family.make()

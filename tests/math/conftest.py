@@ -18,7 +18,7 @@ from torch import nn
 
 from trl_vlmq import AFSFTConfig
 from trl_vlmq.actor_critic import VLMActorCritic
-from trl_vlmq.backbones import make_backbone
+from trl_vlmq.backbones import LanguageHead, make_backbone
 from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
 from trl_vlmq.losses import Objective
 
@@ -185,8 +185,13 @@ class TableBackbone:
         return self._valid
 
     def forward(self, inputs: dict[str, torch.Tensor], keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        states = inputs["state"][:, -keep:]
-        return nn.functional.one_hot(states, self.hidden_size).float(), self.model.logits[states]
+        return self.states(inputs, keep), self.model.logits[inputs["state"][:, -keep:]]
+
+    def states(self, inputs: dict[str, torch.Tensor], keep: int) -> torch.Tensor:
+        return nn.functional.one_hot(inputs["state"][:, -keep:], self.hidden_size).float()
+
+    def language_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead:
+        return LanguageHead(self.model.logits.T)
 
 
 def make_images(count: int, rng: np.random.Generator) -> list[PIL.Image.Image]:

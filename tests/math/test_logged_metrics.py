@@ -91,7 +91,7 @@ def token_table(slow, trainer: AFSFTTrainer, endings, seed: int) -> list[dict[st
                     "logp": values.logp,
                     "entropy": values.entropy,
                     "q": values.q.mean(0),
-                    "v": values.v,
+                    "v": baseline,
                     "advantage": values.q.mean(0) - baseline,
                     "target": y,
                     "critic_error": ((values.q - y) ** 2).mean(0),

@@ -3,6 +3,7 @@
 
 from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
+from .language_head import LanguageHead
 from .loading import load_backbone
 from .moondream2 import MoonDream2Config, MoonDream2ForConditionalGeneration, MoonDream2Processor
 from .tiny import TINY_MODELS, resolve_model, tiny_model_path
@@ -15,6 +16,7 @@ __all__ = [
     "EncodedPrompt",
     "GeneratedAction",
     "ImageTextBackbone",
+    "LanguageHead",
     "MoonDream2Config",
     "MoonDream2ForConditionalGeneration",
     "MoonDream2Processor",

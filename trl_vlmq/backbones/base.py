@@ -6,16 +6,19 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .._compat import keep_4bit_layers_trainable
 from .cache import ByteLRU
+from .language_head import LanguageHead, find_language_head
+from .sampling import TokenSampler
 
 
 @dataclass
@@ -101,6 +104,7 @@ class Backbone(ABC):
         keep_4bit_layers_trainable(model)
         self._completion_prefix, self.stop_token_id = self._probe_template()
         self.stop_token_ids = sorted({self.stop_token_id, *self._generation_stops()})
+        self._head, self._head_tried = None, False
         self._images = ByteLRU(limit=512 << 20)
         self._prompts = ByteLRU(limit=256 << 20)
         self.trainability_changed()
@@ -222,17 +226,60 @@ class Backbone(ABC):
         The states are what the language head really reads (a hook on it), the logits what the model really returns:
         scaling, soft caps and narrowed heads are the model's business.
         """
-        head = self.model.get_output_embeddings()
         states = []
-        handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+        logits = self._run(inputs, keep, lambda read: states.append(read))
+        return states[-1][:, -keep:], logits[:, -keep:]
+
+    def states(self, inputs: dict[str, torch.Tensor], keep: int) -> torch.Tensor:
+        """States [B, keep, hidden_size] of the last `keep` columns; the head is given nothing to do."""
+        states = []
+
+        def take(read: torch.Tensor) -> torch.Tensor:
+            states.append(read)
+            return read[:, :0]
+
+        self._run(inputs, keep, take)
+        return states[-1][:, -keep:]
+
+    def language_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead | None:
+        """The head as a formula, if it has one: tried once, on a forward of these inputs whose states are replaced."""
+        module = self.model.get_output_embeddings()
+        if is_deepspeed_zero3_enabled() or isinstance(module.weight, DTensor):
+            return None  # the weight is in pieces
+        if not self._head_tried:
+            self._head, self._head_tried = self._try_head(inputs), True
+        return self._head and replace(self._head, weight=module.weight, bias=getattr(module, "bias", None))
+
+    def _try_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead | None:
+        def logits_of(states: torch.Tensor) -> torch.Tensor:
+            rows = len(inputs["input_ids"])
+            repeated = states[None].expand(rows, -1, -1)
+            return self._run(inputs, 1, lambda read: repeated.to(read.dtype))[0]
+
+        training = self.model.training
+        self.model.eval()  # no dropout: a run that goes on from a checkpoint tries the head once more
+        try:
+            return find_language_head(self._base, self.config.get_text_config(), logits_of)
+        finally:
+            self.model.train(training)
+
+    def _run(
+        self, inputs: dict[str, torch.Tensor], keep: int, at_head: Callable[[torch.Tensor], torch.Tensor | None]
+    ) -> torch.Tensor:
+        """Logits of a forward whose head reads what `at_head` makes of the states (`None`: themselves)."""
+
+        def hook(_, args: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+            replaced = at_head(args[0])
+            return None if replaced is None else (replaced,)
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(hook)
         try:
             model_inputs = self._model_inputs(inputs)
             if "inputs_embeds" in model_inputs:
                 model_inputs.pop("input_ids")
-            logits = self.model(**model_inputs, logits_to_keep=keep, use_cache=False).logits
+            return self.model(**model_inputs, logits_to_keep=keep, use_cache=False).logits
         finally:
             handle.remove()
-        return states[-1][:, -keep:], logits[:, -keep:]
 
     @torch.no_grad()
     def generate(
@@ -265,7 +312,7 @@ class Backbone(ABC):
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in self.collate(prompts).items()}
         inputs.pop("position_ids", None)  # generate() derives the same ones from the mask
-        sampler = _TokenSampler(
+        sampler = TokenSampler(
             self.valid_token_mask().to(device) if mask_invalid_tokens else None, temperature, uniforms, epsilon
         )
         training = self.model.training
@@ -357,48 +404,3 @@ class Backbone(ABC):
     @staticmethod
     def prompt_key(prompt: list[dict], extra: tuple = ()) -> str:
         return json.dumps([prompt, extra], sort_keys=True)
-
-
-class _TokenSampler(LogitsProcessor):
-    """Masks invalid tokens and chooses the next one by inverse transform sampling from given uniforms.
-
-    Greedy decoding on its output then picks the chosen token, so that an action depends on its own uniforms and not on
-    a global generator or on who shares the batch.
-    """
-
-    def __init__(
-        self,
-        valid: torch.Tensor | None,
-        temperature: float,
-        uniforms: Callable[[int], torch.Tensor] | None,
-        epsilon: float = 0.0,
-    ):
-        if (temperature > 0 or epsilon > 0) and uniforms is None:
-            raise ValueError("Sampling (temperature > 0 or epsilon > 0) needs `uniforms`.")
-        self.valid, self.temperature, self.uniforms, self.epsilon = valid, temperature, uniforms, epsilon
-        self.logps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.valid is not None:
-            scores = scores.masked_fill(~self.valid, float("-inf"))
-        logp = scores.float().log_softmax(-1)
-        token = logp.argmax(-1, keepdim=True)
-        if self.uniforms is not None:
-            # One uniform serves twice: below epsilon it chooses among all tokens, above it from the policy.
-            uniform = self.uniforms(len(self.logps)).to(scores.device)[:, None]
-            if self.temperature > 0:
-                policy = (logp.double() / self.temperature).softmax(-1)
-                token = _inverse_transform(policy, (uniform - self.epsilon) / (1 - self.epsilon or 1))
-            if self.epsilon > 0:
-                anything = torch.isfinite(logp).double()
-                random_token = _inverse_transform(anything, uniform / self.epsilon)
-                token = torch.where(uniform < self.epsilon, random_token, token)
-        self.logps.append(logp.gather(-1, token)[:, 0])
-        return torch.full_like(scores, float("-inf")).scatter_(-1, token, 0.0)
-
-
-def _inverse_transform(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, 1] drawn in proportion to float64 weights [B, V] by uniforms [B, 1]."""
-    cumulative = weights.cumsum(-1)
-    drawn = uniform * cumulative[:, -1:]
-    return (cumulative <= drawn).sum(-1, keepdim=True).clamp(max=weights.shape[-1] - 1)

@@ -1,0 +1,154 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""What the values and gradients of N action tokens cost, above the trunk: side by side, in turn, in one run.
+
+    python benchmarks/head.py                                   # N = 512, d = 576, V = 49,280 (SmolVLM-256M's head)
+    python benchmarks/head.py --tokens 128 --width 2048 --vocabulary 151936 --kept 0.3
+
+Times are medians of the process's CPU time, on one thread; memory is the most that the variant's tensors hold at once,
+beyond weights and their gradients. Every variant's gradient by the states is compared with the naive one's before anything is timed.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+from trl_vlmq.backbones import LanguageHead
+from trl_vlmq.critic import CriticHead
+from trl_vlmq.fused import streamed_values
+
+
+class Head:
+    """Action tokens of a batch with a language head, a critic and its target, as in training."""
+
+    def __init__(self, args: argparse.Namespace):
+        generator = torch.Generator().manual_seed(args.seed)
+        draw = partial(torch.randn, generator=generator)
+        n, d, vocabulary = args.tokens, args.width, args.vocabulary
+        self.states, self.weight = draw(n, d), draw(vocabulary, d) * d**-0.5
+        self.hidden = draw(1, n, d)
+        self.critic_weight = draw(1, vocabulary, d) * d**-0.5
+        self.target = CriticHead(draw(1, n, d), draw(1, vocabulary, d) * d**-0.5, torch.zeros(1, vocabulary))
+        self.actions = torch.randint(0, vocabulary, (n,), generator=generator)
+        self.kept = (torch.rand(n, generator=generator) < args.kept).float()
+        self.valid = torch.arange(vocabulary) < vocabulary - 64  # padded rows, as many heads have them
+
+    def loss(self, logp: torch.Tensor, q: torch.Tensor, v_target: torch.Tensor) -> torch.Tensor:
+        return -(self.kept * logp).sum() + (q - v_target).square().sum()
+
+    # Each variant takes leaves that require gradients and leaves gradients in them.
+
+    def cross_entropy(self, states, weight, hidden, critic_weight, baseline) -> None:
+        F.cross_entropy(states @ weight.T, self.actions, reduction="sum").backward()
+
+    def trl(self, states, weight, hidden, critic_weight, baseline) -> None:
+        logp, *_ = ChunkedLogProbFunction.apply(states, weight, None, self.actions, 1.0, 8192, None, 1.0, ("entropy",))
+        (-logp.sum()).backward()
+
+    def naive(self, states, weight, hidden, critic_weight, baseline) -> None:
+        logp_all = (states @ weight.T).masked_fill(~self.valid, float("-inf")).log_softmax(-1)
+        logp = logp_all.gather(-1, self.actions[:, None])[:, 0]
+        torch.special.entr(logp_all.detach().exp()).sum(-1)
+        every_q = CriticHead(hidden, critic_weight, self.target.bias).values()
+        with torch.no_grad():
+            policy = logp_all.exp()
+            if baseline == "online":
+                (policy * every_q.mean(0)).sum(-1)
+            every_target = self.target.values().mean(0)
+            v_target = (policy * every_target).sum(-1)
+        self.loss(logp, every_q[0].gather(-1, self.actions[:, None])[:, 0], v_target).backward()
+
+    def streamed(self, states, weight, hidden, critic_weight, baseline, early: bool = False) -> None:
+        critic = CriticHead(hidden, critic_weight, self.target.bias)
+        critics = [critic, self.target] if baseline == "online" else [self.target]
+        values = streamed_values(
+            states, self.actions, LanguageHead(weight), critics, valid=self.valid, early_gradient=early
+        )
+        self.loss(values.logp, critic.of_actions(self.actions)[0], values.expectations[-1]).backward()
+
+    def run(self, variant: Callable, trained: bool, baseline: str) -> tuple[float, list[torch.Tensor]]:
+        """CPU seconds, and states and weights with their gradients."""
+        leaves = [x.clone().requires_grad_() for x in (self.states, self.weight, self.hidden, self.critic_weight)]
+        leaves[1].requires_grad_(trained)
+        start = time.process_time()
+        variant(*leaves, baseline)
+        return time.process_time() - start, leaves
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of the tensors that operations have made and that are still alive, and the most there ever were."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak = WeakIdKeyDictionary(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for made in tree_leaves(result):
+            if isinstance(made, torch.Tensor) and id(made.untyped_storage()) not in given:
+                self.alive[made.untyped_storage()] = made.untyped_storage().nbytes()
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=512, help="action tokens, N")
+    parser.add_argument("--width", type=int, default=576, help="of the states and of the critic's hidden layer, d")
+    parser.add_argument("--vocabulary", type=int, default=49280, help="tokens, V")
+    parser.add_argument("--kept", type=float, default=0.5, help="share of tokens that the filter keeps")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    head = Head(args)
+    print(
+        f"N = {args.tokens}, d = {args.width}, V = {args.vocabulary:,}, kept share {args.kept}, float32, one thread, "
+        f"medians of {args.rounds} (fastest to slowest), torch {torch.__version__}\n"
+    )
+    print("| head | baseline | variant | CPU seconds | / naive | / cross-entropy | peak MB | / naive |")
+    print("|---|---|---|---|---|---|---|---|")
+    for trained in (False, True):
+        for baseline in ("target", "online"):
+            compare(head, trained, baseline, args.rounds)
+
+
+def compare(head: Head, trained: bool, baseline: str, rounds: int) -> None:
+    """Rows of the table for one kind of head and one baseline."""
+    variants = {"cross-entropy": head.cross_entropy, "TRL's chunked log pi": head.trl, "naive": head.naive}
+    variants["streamed"] = head.streamed
+    if not trained:
+        variants["streamed, early gradient"] = partial(head.streamed, early=True)
+    peaks, expected = {}, head.run(head.naive, trained, baseline)[1][0].grad
+    for name, variant in variants.items():
+        with PeakMemory() as memory:
+            _, leaves = head.run(variant, trained, baseline)
+        lasting = [*leaves, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+        peaks[name] = memory.peak - sum(tensor.untyped_storage().nbytes() for tensor in lasting)
+        if "streamed" in name:
+            error = ((leaves[0].grad - expected).norm() / expected.norm()).item()
+            assert error < 1e-5, f"{name}: the gradient is off by {error:.1e}"
+    times = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            times[name].append(head.run(variant, trained, baseline)[0])
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    for name, values in times.items():
+        print(
+            f"| {'trained' if trained else 'frozen'} | {baseline} | {name} | {middle[name]:.3f} ({min(values):.3f} to "
+            f"{max(values):.3f}) | {middle[name] / middle['naive']:.2f} | {middle[name] / middle['cross-entropy']:.2f} | "
+            f"{peaks[name] / 1e6:.0f} | {peaks[name] / peaks['naive']:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
