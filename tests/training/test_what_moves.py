@@ -171,17 +171,26 @@ def test_gradient_checkpointing_changes_nothing_but_memory(make_trainer, snapsho
     assert not ours
 
 
-def test_bfloat16_training_keeps_the_critic_in_float32(make_trainer, trajectory):
-    reference = make_trainer()
+@pytest.mark.parametrize("streamed_head", [True, False])
+def test_bfloat16_training_keeps_the_critic_in_float32(make_trainer, trajectory, monkeypatch, streamed_head):
+    reference = make_trainer(streamed_head=streamed_head)
     reference.train()
-    trainer = make_trainer(bf16=True)
+    trainer = make_trainer(bf16=True, streamed_head=streamed_head)
     logits, values = [], []
     trainer.model.model.get_output_embeddings().register_forward_hook(lambda module, args, out: logits.append(out))
-    trainer.model.critic.register_forward_hook(lambda module, args, out: values.append(out))
+    token_values = trainer.model.token_values
+
+    def watched(*args):
+        found = token_values(*args)
+        values.extend([found[0].q, found[0].v, found[0].v_target])
+        return found
+
+    monkeypatch.setattr(trainer.model, "token_values", watched)
     trainer.train()
     assert {out.dtype for out in logits} == {torch.bfloat16}, "mixed precision was not on"
     assert {out.dtype for out in values} == {torch.float32}
-    assert not torch.equal(values[-1], values[-1].bfloat16().float()), "the values went through bfloat16"
+    for value in values[-3:]:
+        assert not torch.equal(value, value.bfloat16().float()), "the values went through bfloat16"
     assert {p.dtype for p in trainer.model.critic.parameters()} == {torch.float32}
     assert {b.dtype for b in trainer.model.target_critic.buffers()} == {torch.float32}
     losses = [[entry["loss"] for entry in trajectory(t)] for t in (trainer, reference)]
