@@ -2,14 +2,13 @@
 """The model that is trained: a backbone with its language head as actor and a token critic beside it."""
 
 import copy
-import warnings
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 
-from .backbones import Backbone, LanguageHead
+from .backbones import Backbone, LanguageHead, embedded_name
 from .critic import TargetCritic, TokenCritic, load_critic, save_critic
 from .losses import (
     Objective,
@@ -222,10 +221,13 @@ class VLMActorCritic(nn.Module):
         """Write the adapter (or the full model) as PEFT (or transformers) does, and the critic beside it."""
         if state_dict is not None:
             state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
-        with warnings.catch_warnings():
-            # PEFT looks for the base on the Hub to see whether its vocabulary grew; ours never does.
-            warnings.filterwarnings("ignore", message="Could not find a config file")
-            self.model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
+        settings = {} if state_dict is None else {"state_dict": state_dict}
+        if isinstance(self.model, PeftModel):
+            # Left to itself, PEFT looks for the base on the Hub to see whether its vocabulary grew; ours never does.
+            settings["save_embedding_layers"] = False
+            config = self.model.active_peft_config
+            config.base_model_name_or_path = embedded_name(config.base_model_name_or_path)
+        self.model.save_pretrained(folder, **settings)
         if self.critic is not None:
             save_critic(folder, self.critic, self.target_critic)
 

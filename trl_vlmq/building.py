@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .actor_critic import VLMActorCritic
-from .backbones import load_backbone, make_backbone
+from .backbones import load_backbone, make_backbone, resolve_model
 from .columns import prepare_episodes
 from .config import AFSFTConfig
 from .critic import find_critic, load_critic
@@ -31,7 +31,7 @@ def build_actor_critic(
         return model
     critic_folder = None
     if isinstance(model, (str, os.PathLike)):
-        model = os.fspath(model)
+        model = resolve_model(os.fspath(model))
         backbone = load_backbone(model)
         if processing_class is not None:
             backbone = make_backbone(backbone.model, processing_class)

@@ -2,18 +2,16 @@
 """The token critic Q(s, .) and its target network."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ._compat import gathered_weight
+from .hub import find_file
 
 
 CRITIC_WEIGHTS = "critic.safetensors"
@@ -147,13 +145,11 @@ def save_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -
 
 def find_critic(name_or_path: str) -> str | None:
     """The folder that holds the critic of a saved model or adapter (a Hub id's is downloaded), `None` without one."""
-    if os.path.isdir(name_or_path):
-        return name_or_path if Path(name_or_path, CRITIC_WEIGHTS).is_file() else None
-    try:
-        hf_hub_download(name_or_path, CRITIC_CONFIG)
-        return str(Path(hf_hub_download(name_or_path, CRITIC_WEIGHTS)).parent)
-    except EntryNotFoundError:
+    weights = find_file(name_or_path, CRITIC_WEIGHTS)
+    if weights is None:
         return None
+    find_file(name_or_path, CRITIC_CONFIG)
+    return str(weights.parent)
 
 
 def load_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import PeftModel
 from transformers import ProcessorMixin
 
+from .backbones import TINY_MODELS, embedded_name
 from .env_record import load_environment
+from .hub import is_repo_id
 
 
 TAGS = ("trl_vlmq", "vlm-q-learning", "generated_from_trainer")
@@ -51,7 +52,7 @@ class AgentFacts:
         repo_id (`str`):
             From where it is loaded: a Hub id, or the name.
         base (`str`, *optional*):
-            Hub id of the model that it was trained from; `None` if it has none.
+            Hub id of the model that it was trained from, or the name of an embedded one; `None` if it has neither.
         is_adapter (`bool`):
             Whether it is a PEFT adapter rather than a full model.
         sees (`bool`):
@@ -99,6 +100,7 @@ def agent_facts(trainer, model_name: str | None, dataset_name: str | None, tags:
             As in [`AFSFTTrainer.create_model_card`].
     """
     args, model = trainer.args, trainer.model
+    settings = args.to_dict()
     name = model_name or Path(args.output_dir).name
     is_adapter = isinstance(model.model, PeftModel)
     base = model.model.active_peft_config.base_model_name_or_path if is_adapter else model.config._name_or_path
@@ -107,11 +109,11 @@ def agent_facts(trainer, model_name: str | None, dataset_name: str | None, tags:
     return AgentFacts(
         name=name,
         repo_id=trainer.hub_model_id or args.hub_model_id or name,
-        base=base if base and _may_be_on_the_hub(base) else None,
+        base=_known_to_strangers(base),
         is_adapter=is_adapter,
         sees=isinstance(trainer.processing_class, ProcessorMixin),
         has_critic=model.critic is not None,
-        settings={name: getattr(args, name) for name in SETTINGS},
+        settings={name: settings[name] for name in SETTINGS},
         steps=trainer.state.global_step,
         dataset=dataset_name,
         env_id=record.env_id if record else None,
@@ -121,15 +123,10 @@ def agent_facts(trainer, model_name: str | None, dataset_name: str | None, tags:
     )
 
 
-def _may_be_on_the_hub(name: str) -> bool:
+def _known_to_strangers(base: str | None) -> str | None:
     """Not the path of a folder: that would tell strangers about this machine, and lead them nowhere."""
-    if Path(name).is_dir():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    base = embedded_name(base)
+    return base if base and not Path(base).is_dir() and is_repo_id(base) else None
 
 
 def build_model_card(facts: AgentFacts) -> ModelCard:
@@ -142,7 +139,7 @@ def build_model_card(facts: AgentFacts) -> ModelCard:
     """
     objective = facts.settings["actor_objective"]
     data = ModelCardData(
-        base_model=facts.base,
+        base_model=None if facts.base in TINY_MODELS else facts.base,
         datasets=facts.dataset,
         library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag="image-text-to-text" if facts.sees else "text-generation",
@@ -151,6 +148,8 @@ def build_model_card(facts: AgentFacts) -> ModelCard:
         eval_results=_eval_results(facts),
     )
     base = f"[{facts.base}](https://huggingface.co/{facts.base})" if facts.base else "a model that is not on the Hub"
+    if facts.base in TINY_MODELS:
+        base = f"`{facts.base}` (embedded in the package)"
     logs = f" on [{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})" if facts.dataset else ""
     parts = [
         f"# {facts.name}",
@@ -204,18 +203,30 @@ def _usage(facts: AgentFacts) -> list[str]:
             f"print(evaluate_policy({json.dumps(facts.env_id)}, policy, env_kwargs={dict(facts.env_kwargs)!r}).summary())"
         ]
     parts = ["It acts and is evaluated with `trl_vlmq`:", _python(act)]
-    if facts.is_adapter and facts.base:
-        auto = "AutoModelForImageTextToText" if facts.sees else "AutoModelForCausalLM"
-        plain = ["from peft import PeftModel", f"from transformers import {auto}", ""]
-        plain += [
-            f"base = {auto}.from_pretrained({json.dumps(facts.base)})",
-            f"model = PeftModel.from_pretrained(base, {repo})",
-        ]
-        parts += ["The adapter alone needs nothing but `peft`:", _python(plain)]
+    if facts.is_adapter:
+        parts += _plain_peft(facts)
     if facts.has_critic:
         more = ["from trl_vlmq import AFSFTTrainer", "", f"trainer = AFSFTTrainer({repo}, train_dataset=episodes)"]
         parts += ["Its critic lies beside it, for further training:", _python(more)]
     return parts
+
+
+def _plain_peft(facts: AgentFacts) -> list[str]:
+    """How to load the adapter without this package, as far as its base can be had."""
+    repo = json.dumps(facts.repo_id)
+    if facts.base is None:
+        return [
+            "Its base is not on the Hub. Whoever has it says where: "
+            f"`load_backbone({repo}, base=...)`, or `PeftModel.from_pretrained(base, {repo})` with plain `peft`."
+        ]
+    auto = "AutoModelForImageTextToText" if facts.sees else "AutoModelForCausalLM"
+    code = ["from peft import PeftModel", f"from transformers import {auto}", ""]
+    base, text = json.dumps(facts.base), "The adapter alone needs nothing but `peft`:"
+    if facts.base in TINY_MODELS:
+        code.insert(2, "from trl_vlmq import tiny_model_path")
+        base, text = f"tiny_model_path({base})", "With plain `peft`, on the base that comes with `trl_vlmq`:"
+    code += [f"base = {auto}.from_pretrained({base})", f"model = PeftModel.from_pretrained(base, {repo})"]
+    return [text, _python(code)]
 
 
 def _python(lines: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+
+from .hub import find_file
 
 
 def records_in_files(path: str | Path, key: str) -> list[Any]:
@@ -34,16 +34,9 @@ def load_record(name_or_path: str, name: str) -> Any | None:
         name (`str`):
             Name of the file.
     """
-    if os.path.isdir(name_or_path):
+    file = find_file(name_or_path, name)
+    if file is None and os.path.isdir(name_or_path):
         folder = Path(name_or_path).resolve()
-        if folder.name.startswith("checkpoint-") and not (folder / name).is_file():
-            folder = folder.parent
-        file = folder / name
-        if not file.is_file():
-            return None
-    else:
-        try:
-            file = Path(hf_hub_download(name_or_path, name))
-        except EntryNotFoundError:
-            return None
-    return json.loads(file.read_text())
+        if folder.name.startswith("checkpoint-"):
+            file = find_file(str(folder.parent), name)
+    return None if file is None else json.loads(file.read_text())

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 
+FILTER_STATE = "filter_state.json"
+
 # An actor's loss is never multiplied by more than ten.
 _SMALLEST_SHARE = 0.1
 

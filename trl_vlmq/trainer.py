@@ -26,21 +26,19 @@ from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
 from .config import AFSFTConfig
 from .launch import refuse_data_parallel, refuse_empty_saves
-from .model_card import agent_facts, build_model_card
 from .non_finite import FiniteGuard
 from .online import OnlineRolloutCallback
+from .pushing import PushesAgents
 from .replay import ReplayBuffer
-from .schedules import FilterState
+from .schedules import FILTER_STATE, FilterState
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 
 
 logger = logging.getLogger(__name__)
 
-FILTER_STATE = "filter_state.json"
 
-
-class AFSFTTrainer(Trainer):
+class AFSFTTrainer(PushesAgents, Trainer):
     """
     Trainer for VLM Q-Learning: a token-level critic learns by temporal differences, and the actor imitates only the
     tokens whose value beats its own average (advantage-filtered SFT; arXiv 2505.03181).
@@ -318,24 +316,6 @@ class AFSFTTrainer(Trainer):
         return output
 
     # ---- Saving ----
-
-    def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
-    ) -> None:
-        """Write README.md into the output folder; called by `push_to_hub`.
-
-        Args:
-            model_name (`str`, *optional*):
-                Name of the agent; by default that of the output folder.
-            dataset_name (`str`, *optional*):
-                Hub id of the logs.
-            tags (`str` or `list[str]`, *optional*):
-                Tags beside `trl_vlmq` and `vlm-q-learning`.
-        """
-        if not self.is_world_process_zero():
-            return
-        facts = agent_facts(self, model_name, dataset_name, [tags] if isinstance(tags, str) else tags or [])
-        build_model_card(facts).save(Path(self.args.output_dir, "README.md"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:

@@ -4,9 +4,9 @@
 from .base import Backbone, EncodedPrompt, GeneratedAction
 from .families import ImageTextBackbone, TextBackbone, make_backbone
 from .language_head import LanguageHead
-from .loading import load_backbone
+from .loading import base_of_adapter, is_adapter, load_backbone
 from .moondream2 import MoonDream2Config, MoonDream2ForConditionalGeneration, MoonDream2Processor
-from .tiny import TINY_MODELS, resolve_model, tiny_model_path
+from .tiny import TINY_MODELS, embedded_name, resolve_model, tiny_model_path
 from .xgen_mm import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMImageProcessorPil, XGenMMProcessor
 
 
@@ -25,6 +25,9 @@ __all__ = [
     "XGenMMForConditionalGeneration",
     "XGenMMImageProcessorPil",
     "XGenMMProcessor",
+    "base_of_adapter",
+    "embedded_name",
+    "is_adapter",
     "load_backbone",
     "make_backbone",
     "resolve_model",

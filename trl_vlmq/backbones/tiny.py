@@ -65,6 +65,16 @@ def resolve_model(name_or_path: str) -> str:
     return tiny_model_path(name_or_path) if embedded else name_or_path
 
 
+def embedded_name(name_or_path: str | None) -> str | None:
+    """The name of an embedded model for its folder, which differs from machine to machine; anything else as it is.
+
+    Args:
+        name_or_path (`str`):
+            Folder, Hub id or name.
+    """
+    return next((name for name in TINY_MODELS if tiny_model_path(name) == name_or_path), name_or_path)
+
+
 def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640) -> PreTrainedTokenizerFast:
     """A byte-fallback BPE tokenizer: words of `corpus` become tokens, anything else falls back to UTF-8 bytes.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from trl_vlmq.backbones import resolve_model
 from trl_vlmq.diagnostics import comparison_table
 from trl_vlmq.env_record import load_environment
 from trl_vlmq.envs import BehaviorUnavailableError
@@ -98,7 +99,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
     recorded = {}
     for model in arguments.model or ():
         with model_errors(model):
-            recorded[model] = load_environment(model)
+            recorded[model] = load_environment(resolve_model(model))
     env_kwargs = {env: choose_env_kwargs(env, arguments.env_kwargs, recorded) for env in arguments.env}
     for env in arguments.env:
         check_env(env, env_kwargs[env], behaviors=arguments.behavior or ())

@@ -16,6 +16,7 @@ COMMANDS = {
     "import": ("import_logs", "turn a team's own logs into episodes"),
     "train": ("train", "train an agent on episodes: VLM Q-Learning, or SFT"),
     "evaluate": ("evaluate", "play held-out episodes and measure success"),
+    "merge": ("merge", "make one full model of an adapter and its base"),
 }
 
 HELP = """usage: trl-vlmq COMMAND [options]

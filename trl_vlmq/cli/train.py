@@ -19,6 +19,7 @@ from trl_vlmq.env_record import environment_of_episodes
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.evaluation import evaluate_policy
 from trl_vlmq.hardware import choose_cpu_precision, use_all_cores
+from trl_vlmq.hub import HubError
 from trl_vlmq.launch import end_processes
 from trl_vlmq.logs import describe_logs, logs_table, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
@@ -171,7 +172,7 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
 
     with user_errors(NonFiniteLossError):
         result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without a push, which comes last
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -180,7 +181,8 @@ def train(data: DataArguments, args: TrainingArguments, model: ModelArguments) -
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if args.push_to_hub:
-        trainer.push_to_hub()
+        with user_errors(HubError):
+            trainer.push_to_hub()
     if trainer.is_world_process_zero():
         print(f"\nAgent: {args.output_dir}")
     end_processes()
