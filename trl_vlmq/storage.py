@@ -15,6 +15,7 @@ from datasets.table import embed_table_storage
 
 from trl_vlmq.columns import FEATURES, prepare_episodes
 from trl_vlmq.episodes import Episode, episode_rows
+from trl_vlmq.hub import HubError, hub_errors
 
 
 _ROWS_PER_BATCH = 1_000
@@ -112,8 +113,9 @@ def load_episodes(path: str | Path) -> Dataset:
     if Path(path).exists() or not _is_repo_id(str(path)):
         return prepare_episodes(Dataset.from_parquet(str(path)))
     try:
-        dataset = load_dataset(str(path), split="train")
-    except (FileNotFoundError, ConnectionError) as error:
+        with hub_errors("Loading the dataset", str(path)):
+            dataset = load_dataset(str(path), split="train")
+    except (FileNotFoundError, ConnectionError, HubError) as error:
         raise FileNotFoundError(
             f"{str(path)!r} is no file or folder here, and as a dataset of the Hub it cannot be read: {error}"
         ) from error

@@ -131,22 +131,6 @@ def test_a_users_mistake_is_one_line_that_says_what_is_wrong(run, user_folder, l
     assert not (user_folder / "out" / "adapter_config.json").exists()
 
 
-def test_pushing_uploads_the_agent_with_its_prompt(run, user_folder, monkeypatch):
-    uploads = []
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            return type("Url", (), {"repo_id": repo_id})
-
-        def upload_folder(self, *, folder_path, **kwargs):
-            uploads.append(sorted(path.name for path in Path(folder_path).iterdir()))
-
-    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
-    line = f"train {SHORT} --max_steps 1 --save_strategy no --output_dir pushed --push_to_hub --hub_model_id me/agent"
-    assert run(line)[0] == 0
-    assert {"adapter_model.safetensors", "critic.safetensors", "prompt.json", "README.md"} <= set(uploads[-1])
-
-
 def test_ctrl_c_saves_says_how_to_go_on_and_is_130(user_folder):
     line = f"train {SHORT} --max_steps 100000 --save_strategy no --logging_steps 1 --output_dir stopped"
     process = subprocess.Popen(

@@ -11,7 +11,6 @@ import datasets
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
 
 import trl_vlmq
 from trl_vlmq import AFSFTConfig, AFSFTTrainer, FieldMapping, import_logs, load_episodes, validate_episodes
@@ -141,34 +140,10 @@ def test_a_folder_of_imports_loads_beside_their_reports(imported, tmp_path):
         load_episodes(tmp_path / "empty")
 
 
-def test_a_name_that_is_no_file_is_looked_for_on_the_hub(imported, monkeypatch):
-    asked = []
-
-    def hub(name, split):
-        asked.append((name, split))
-        return Dataset.from_parquet(str(imported))
-
-    monkeypatch.setattr("trl_vlmq.storage.load_dataset", hub)
-    assert len(load_episodes("team/agent-logs")) == 186
-    assert asked == [("team/agent-logs", "train")]
-
-
 @pytest.mark.parametrize("name", ["none.parquet", "folder/none.parquet", "a/b/c", "team/agent-logs"])
 def test_what_is_nowhere_is_named(name):
     with pytest.raises(FileNotFoundError, match=name):
         load_episodes(name)
-
-
-def test_a_push_uploads_what_was_written_and_keeps_it_private(tmp_path, monkeypatch, capsys):
-    pushed = {}
-
-    def push(dataset, repo_id, private):
-        pushed[repo_id] = (len(dataset), private)
-
-    monkeypatch.setattr(Dataset, "push_to_hub", push)
-    main([LOGS, *OPTIONS, "--output", str(tmp_path / "episodes.parquet"), "--push_to_hub", "team/agent-logs"])
-    assert pushed == {"team/agent-logs": (186, True)}
-    assert "Pushed   team/agent-logs" in capsys.readouterr().out
 
 
 def test_the_import_trains(imported, tmp_path, tiny_vlm):

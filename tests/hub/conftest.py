@@ -69,8 +69,8 @@ def hub(session_hub) -> Iterator[LoopbackHub]:
 def session_client(session_hub, tmp_path_factory) -> Iterator[Client]:
     client = Client(session_hub.endpoint, tmp_path_factory.mktemp("home"))
     yield client
-    client.process.stdin.close()
-    client.process.wait(timeout=60)
+    client.process.kill()
+    client.process.wait()
 
 
 @pytest.fixture

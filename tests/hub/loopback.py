@@ -56,7 +56,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.tokens = tokens
         self.repositories: dict[tuple[str, str], Repository] = {}  # ("model" or "dataset", "user/name")
         self.objects: dict[str, bytes] = {}
-        self.broken: list[tuple[str, str, int]] = []  # connections to break, see `break_connections`
+        self.broken: list[list] = []  # connections to break, see `break_connections`
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -67,15 +67,16 @@ class LoopbackHub(ThreadingHTTPServer):
         """What lies in a repository."""
         return self.repositories[kind, repo_id].files
 
-    def break_connections(self, method: str, name: str, *, after: int, times: int) -> None:
-        """The next `times` requests with that method for a large file whose path or checksum has `name` in it (`""`:
-        any) lose their connection after so many bytes of content."""
-        self.broken += [(method, name, after)] * times
+    def break_connections(self, method: str, name: str, *, after: int, times: float = float("inf")) -> None:
+        """The next `times` requests with that method for a file whose path or checksum has `name` in it (`""`: any) lose
+        their connection after so many bytes of content. (Large files that the Hub has already are not sent again.)"""
+        self.broken.append([method, name, after, times])
 
     def broken_after(self, method: str, name: str) -> int | None:
+        """After how many bytes a connection is to break, if it is."""
         for fault in self.broken:
-            if fault[0] == method and fault[1] in name:
-                self.broken.remove(fault)
+            if fault[0] == method and fault[1] in name and fault[3] > 0:
+                fault[3] -= 1
                 return fault[2]
         return None
 

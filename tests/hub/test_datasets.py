@@ -27,7 +27,7 @@ def pushed(client, hub, tmp_path) -> Dataset:
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = client(MAIN, line="import log.jsonl --output e.parquet --push_to_hub ada/logs --overwrite")
-    assert done["error"] is None and done["result"] == 0, done
+    assert done["error"] is None and done["result"] == 0 and "Pushed   ada/logs" in done["out"], done
     return load_episodes(tmp_path / "e.parquet")
 
 
@@ -52,8 +52,12 @@ def test_the_command_trains_on_episodes_of_the_hub(pushed, client, tmp_path):
     assert (tmp_path / "out" / "critic.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("repo", "token"), [("ada/none", "hf_ada"), ("ada/logs", "hf_bob"), ("ada/logs", "hf_wrong")])
-def test_episodes_that_the_hub_does_not_give_are_named(pushed, client, repo, token):
+@pytest.mark.parametrize(
+    ("repo", "token"),
+    [("ada/none", "hf_ada"), ("ada/hidden", "hf_bob"), ("ada/hidden", "hf_wrong"), ("ada/hidden", "")],
+)
+def test_episodes_that_the_hub_does_not_give_are_named(pushed, hub, client, repo, token):
+    hub.repositories["dataset", "ada/hidden"] = hub.repositories["dataset", "ada/logs"]  # but in no cache
     done = client("from trl_vlmq import load_episodes\nload_episodes(repo)", repo=repo, token=token)
     assert "FileNotFoundError" in done["types"] and repo in done["error"], done
 
@@ -61,5 +65,7 @@ def test_episodes_that_the_hub_does_not_give_are_named(pushed, client, repo, tok
 def test_a_refused_upload_keeps_the_import(client, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"episode_id": 1, "prompt": "Go.", "completion": "go", "reward": 1}\n')
     done = client(MAIN, line="import log.jsonl --output e.parquet --push_to_hub bob/logs")
-    assert done["result"] == 1 and "bob/logs" in done["err"].splitlines()[-1], done
-    assert load_episodes(tmp_path / "e.parquet")["completion"][:] == ["go"]
+    error = done["err"].splitlines()[-1]
+    assert done["result"] == 1 and error.startswith("error: Uploading the episodes to bob/logs failed: "), done
+    assert "The episodes lie whole in e.parquet" in error
+    assert load_episodes(tmp_path / "e.parquet")["reward"][:] == [1.0]

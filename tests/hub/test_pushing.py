@@ -53,18 +53,13 @@ def test_the_last_checkpoint_goes_along_on_demand(train, hub):
 
 
 def test_an_upload_on_the_way_that_fails_does_not_end_the_training(train, hub):
-    hub.break_connections("PUT", "", after=1000, times=100)
-    catch = """
-import logging
-records = []
-logging.getLogger("trl_vlmq").addHandler(type("Keep", (logging.Handler,), {"emit": lambda s, r: records.append(r.getMessage())})())
-"""
-    settings = {"hub_model_id": "ada/broken", "push_to_hub": True, "save_strategy": "steps", "save_steps": 2}
-    steps = "result = [trainer.state.global_step, records]"
-    done = train(steps, **settings) if False else train(catch + "trainer.train()\n" + steps, **settings)
-    assert done["error"] is None, done
-    step, records = done["result"]
-    assert step == 4 and any("Uploading a checkpoint to ada/broken failed" in record for record in records)
+    hub.break_connections("PUT", "", after=1000)
+    done = train(
+        "result = trainer.state.global_step",
+        hub_model_id="ada/broken", push_to_hub=True, save_strategy="steps", save_steps=2, seed=11,
+    )  # fmt: skip
+    assert done["error"] is None and done["result"] == 4, done
+    assert "Uploading a checkpoint to ada/broken failed" in done["err"] and "Training goes on" in done["err"]
     assert hub.files("ada/broken") == {}
 
 

@@ -3,6 +3,7 @@
 
 import argparse
 
+from trl_vlmq.hub import hub_errors
 from trl_vlmq.importing import FieldMapping, import_logs
 from trl_vlmq.storage import load_episodes
 
@@ -40,8 +41,14 @@ def main(argv: list[str]) -> None:
         print(report.to_text())
         print("Valid    yes: every row of the file was read back and checked")
         if args.push_to_hub is not None:
-            load_episodes(args.output).push_to_hub(args.push_to_hub, private=True)
+            _push(args.output, args.push_to_hub)
             print(f"Pushed   {args.push_to_hub}")
+
+
+def _push(path: str, repo: str) -> None:
+    kept = f"The episodes lie whole in {path}; load_episodes({path!r}).push_to_hub({repo!r}) uploads them."
+    with hub_errors("Uploading the episodes to", repo, kept=kept):
+        load_episodes(path).push_to_hub(repo, private=True)
 
 
 def _parser() -> argparse.ArgumentParser:
