@@ -97,7 +97,7 @@ def _reason(error: Exception, repo: str) -> str | None:
             return _refusal(cause, repo)
         if isinstance(cause, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set. Unset it, or name a folder."
-        if isinstance(cause, HTTPError):
+        if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):  # the last two where it transfers by Xet
             what = " ".join(str(cause).split()) or type(cause).__name__
             return f"the Hub cannot be reached, or the connection broke ({what}). Try again once it is back."
     if str(error).startswith(

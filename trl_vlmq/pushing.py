@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+from peft import PeftModel
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
@@ -61,6 +62,13 @@ class PushesAgents:
         """
         self.save_model(_internal_call=True)  # first of all: making the repository may fail, too
         folder, repo = self.args.output_dir, self._repo()
+        if isinstance(self.model.model, PeftModel):
+            base = self.model.model.active_peft_config.base_model_name_or_path
+            if base and Path(base).is_dir():
+                logger.warning(
+                    "The adapter names the folder %s as its base, which nobody else has: push that model, too, and write its "
+                    "id into base_model_name_or_path of adapter_config.json.", base,
+                )  # fmt: skip
         kept = (
             f"The agent lies whole in {folder}: call trainer.push_to_hub() again, or `hf upload {repo} {folder} "
             "--exclude 'checkpoint-*/*'`."

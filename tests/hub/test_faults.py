@@ -79,6 +79,17 @@ def test_a_connection_that_breaks_once_is_no_news(train, hub, tmp_path):
         assert hub.files("ada/once")[name] == (tmp_path / "agent" / name).read_bytes()
 
 
+@pytest.mark.slow  # Xet's client has its own, long breath
+def test_a_storage_that_xet_does_not_reach_keeps_the_agent(train, tmp_path):
+    """This Hub has no Xet storage."""
+    switch = "import huggingface_hub.constants as constants\nconstants.HF_HUB_DISABLE_XET = {}\n"
+    done = train(switch.format(False) + PUSH, hub_model_id="ada/xet", seed=13)
+    train(switch.format(True), max_steps=1)
+    assert done["types"][0] == "HubError" and "Uploading the agent to ada/xet failed" in done["error"], done
+    assert "xet-write-token" in done["error"] and "The agent lies whole in agent" in done["error"]
+    assert_agent_is_whole(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("repo", "token", "reason"),
     [

@@ -25,6 +25,21 @@ def test_the_adapter_of_an_embedded_base_names_it_and_no_folder_of_this_machine(
     assert config["base_model_name_or_path"] == "tiny-babyai"
 
 
+def test_a_base_in_a_folder_of_one_s_own_is_warned_about(client, logs, tmp_path):
+    code = """
+import shutil
+from peft import LoraConfig
+from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes, tiny_model_path
+
+shutil.copytree(tiny_model_path(), "mine")
+args = AFSFTConfig("agent", max_steps=1, report_to="none", use_cpu=True, save_strategy="no", hub_model_id="ada/mine")
+trainer = AFSFTTrainer("mine", args, load_episodes(logs), peft_config=LoraConfig(r=2))
+trainer.push_to_hub()
+"""
+    done = client(code, logs=logs)
+    assert done["error"] is None and "names the folder mine as its base, which nobody else has" in done["err"], done
+
+
 def test_checkpoints_that_are_pushed_on_the_way_bring_their_critic_and_no_token(train, hub, tmp_path):
     done = train(
         "",
