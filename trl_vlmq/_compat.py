@@ -5,9 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from accelerate import Accelerator
-
-# The base of what `huggingface_hub` raises where a connection fails; which HTTP library it belongs to changes with the version.
-from huggingface_hub.errors import HTTPError  # noqa: F401
 from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import add_hooks, remove_hooks

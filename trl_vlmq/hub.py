@@ -12,13 +12,12 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of the HTTP library that it uses, which changes with the version
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
-
-from ._compat import HTTPError
 
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
