@@ -9,11 +9,12 @@ ARGS ?=
 
 ACTIVATE := . "$(abspath $(VENV))/bin/activate"
 INSTALLED := $(VENV)/.installed
+OLDEST := $(VENV)-oldest
 
-.PHONY: help train test lint clean
+.PHONY: help train test test-oldest lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamp is touched last, so an interrupted installation starts again; both pip and venv skip what is there.
 $(INSTALLED): setup.py pyproject.toml
@@ -28,9 +29,20 @@ train: $(INSTALLED)  ## install, then train the BabyAI example (ARGS="--help" sh
 test: $(INSTALLED)  ## install, then run the tests (ARGS="-k episodes" selects some)
 	$(ACTIVATE) && python -m pytest $(ARGS)
 
+# The lower bounds of setup.py, as exact versions.
+$(OLDEST)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv "$(OLDEST)"
+	grep -oE '[a-z]+>=[0-9.]+' setup.py | sed 's/>=/==/' > "$(OLDEST)/constraints.txt"
+	. "$(abspath $(OLDEST))/bin/activate" && python -m pip install --constraint "$(OLDEST)/constraints.txt" torch
+	. "$(abspath $(OLDEST))/bin/activate" && python -m pip install --constraint "$(OLDEST)/constraints.txt" -e ".[dev]"
+	touch "$@"
+
+test-oldest: $(OLDEST)/.installed  ## the same with the oldest version that setup.py allows of everything it names
+	. "$(abspath $(OLDEST))/bin/activate" && python -m pytest $(ARGS)
+
 lint: $(INSTALLED)  ## check style and formatting
 	$(ACTIVATE) && ruff check . && ruff format --check .
 
 clean:  ## remove the environment, builds and caches, but no outputs
-	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" "$(OLDEST)" build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -219,9 +219,10 @@ class VLMActorCritic(nn.Module):
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write the adapter (or the full model) as PEFT (or transformers) does, and the critic beside it."""
-        if state_dict is not None:
-            state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
-        settings = {} if state_dict is None else {"state_dict": state_dict}
+        settings = {}
+        if state_dict is not None:  # where processes hold parts
+            whole = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
+            settings["state_dict"] = whole
         if isinstance(self.model, PeftModel):
             # Left to itself, PEFT looks for the base on the Hub to see whether its vocabulary grew; ours never does.
             settings["save_embedding_layers"] = False
@@ -229,7 +230,7 @@ class VLMActorCritic(nn.Module):
             config.base_model_name_or_path = embedded_name(config.base_model_name_or_path)
         self.model.save_pretrained(folder, **settings)
         if self.critic is not None:
-            save_critic(folder, self.critic, self.target_critic)
+            save_critic(folder, self.critic, self.target_critic, state_dict)
 
     def load_weights(self, folder: str | Path) -> None:
         """Read what [`VLMActorCritic.save_pretrained`] wrote back into this model, in place."""
@@ -242,6 +243,12 @@ class VLMActorCritic(nn.Module):
             load_critic(folder, self.critic, self.target_critic)
 
     # ---- What the Trainer asks of a model ----
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the layers that FSDP shards one by one: the backbone's, without those that this model lacks."""
+        present = {type(module).__name__ for module in self.model.modules()}
+        return sorted(present.intersection(self.model._no_split_modules or ()))
 
     @property
     def device(self) -> torch.device:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ._compat import gathered_weight
+from .sharding import gathered_weight, like_weight, reshard, whole_tensor
 
 
 AVERAGED_WEIGHTS = "averaged_weights.safetensors"
@@ -28,7 +28,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module):
-        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._model = model
         self._mean: dict[str, torch.Tensor] = {}
         self._count = 0
 
@@ -36,7 +36,7 @@ class WeightAverage:
     def update(self) -> None:
         """Count the present weights in."""
         self._count += 1
-        for name, weight in self._weights.items():
+        for name, weight in self._weights().items():
             with gathered_weight(weight):
                 now = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
                 if name in self._mean:
@@ -47,19 +47,38 @@ class WeightAverage:
     @torch.no_grad()
     def apply(self) -> None:
         """Write the mean into the model, if there is one, and begin anew."""
+        weights = self._weights()
         for name, mean in self._mean.items():
-            with gathered_weight(self._weights[name], modify=True):
-                self._weights[name].copy_(mean)
+            with gathered_weight(weights[name], modify=True):
+                weights[name].copy_(mean)
         self._mean, self._count = {}, 0
 
-    def save(self, folder: str | Path) -> None:
-        """Write the mean, if there is one, for a run that goes on from `folder`."""
-        if self._mean:
-            save_file(self._mean | {_COUNT: torch.tensor(self._count)}, Path(folder, AVERAGED_WEIGHTS))
+    def save(self, folder: str | Path, write: bool = True) -> None:
+        """
+        Write the mean, if there is one, for a run that goes on from `folder`.
+
+        Args:
+            folder (`str` or `Path`):
+                The checkpoint.
+            write (`bool`, *optional*, defaults to `True`):
+                Whether this process is the one that writes; all of them call this.
+        """
+        saved = {_COUNT: torch.tensor(self._count)}
+        for name, tensor in self._mean.items():
+            tensor = whole_tensor(tensor)
+            if write:
+                saved[name] = tensor.cpu()
+        if len(saved) > 1:
+            save_file(saved, Path(folder, AVERAGED_WEIGHTS))
 
     def load(self, folder: str | Path) -> None:
         """Go on from what [`WeightAverage.save`] wrote; from nothing, if nothing had been averaged yet."""
         path = Path(folder, AVERAGED_WEIGHTS)
         saved = load_file(path) if path.is_file() else {_COUNT: torch.tensor(0)}
         self._count = int(saved.pop(_COUNT))
-        self._mean = {name: tensor.to(self._weights[name].device) for name, tensor in saved.items()}
+        weights = self._weights()
+        self._mean = {name: like_weight(tensor, weights[name]) for name, tensor in saved.items()}
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        reshard(self._model)
+        return {name: p for name, p in self._model.named_parameters() if p.requires_grad}

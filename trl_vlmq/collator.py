@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .backbones import Backbone
 from .roles import token_roles
 from .segments import Segment
+from .sharding import weights_are_sharded
 
 
 class TokenTDCollator:
@@ -73,7 +73,7 @@ class TokenTDCollator:
         next_index[batch["terminated"]] = position + len(following)
         for i, last in enumerate(followed):
             next_index[last] = position + i
-        if not following and is_deepspeed_zero3_enabled():
+        if not following and weights_are_sharded():
             # Processes gather weights together: each runs the same forwards, needed or not.
             following.append(self.backbone.encode(segments[0].rows[0]["prompt"], segments[0].rows[0]["images"]))
             next_index[batch["terminated"]] += 1

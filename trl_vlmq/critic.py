@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ._compat import gathered_weight
 from .hub import find_file
+from .sharding import gathered_weight
 
 
 CRITIC_WEIGHTS = "critic.safetensors"
@@ -37,7 +37,7 @@ class CriticHead:
     def of(cls, critic: nn.Module, states: torch.Tensor) -> "CriticHead":
         """Of a [`TokenCritic`] or a [`TargetCritic`], for states [N, state_size]."""
         dtype = torch.promote_types(states.dtype, torch.float32)
-        up_weight, up_bias, down_weight, down_bias = (getattr(critic, name).to(dtype) for name in _TENSORS)
+        up_weight, up_bias, down_weight, down_bias = (critic.per_head(name).to(dtype) for name in _TENSORS)
         with torch.autocast(states.device.type, enabled=False):
             hidden = F.silu(torch.einsum("nd,chd->cnh", states.to(dtype), up_weight) + up_bias[:, None])
         return cls(hidden, down_weight, down_bias)
@@ -56,9 +56,8 @@ class CriticHead:
 
     def tile(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Mean over critics of Q of the tokens `start` to `stop`, [rows, tokens], for some of the states."""
-        return torch.baddbmm(self.bias[:, None, start:stop], self.hidden[:, rows], self.weight[:, start:stop].mT).mean(
-            0
-        )
+        q = torch.baddbmm(self.bias[:, None, start:stop], self.hidden[:, rows], self.weight[:, start:stop].mT)
+        return q.mean(0)
 
 
 class TokenCritic(nn.Module):
@@ -67,6 +66,9 @@ class TokenCritic(nn.Module):
     `num_critics` independent two-layer perceptrons `state_size -> hidden_size -> vocab_size` with SiLU between. The
     output layer starts at zero, so that every value is 0 before training. Mathematics is float32 whatever the trunk's
     dtype.
+
+    The first axis of each weight runs over all heads and their rows, since FSDP2 shards by the first axis;
+    [`TokenCritic.per_head`] gives the weights head by head, as the file holds them.
 
     Args:
         state_size (`int`):
@@ -88,10 +90,14 @@ class TokenCritic(nn.Module):
             "hidden_size": hidden_size,
             "num_critics": num_critics,
         }
-        self.up_weight = nn.Parameter(torch.randn(num_critics, hidden_size, state_size) * state_size**-0.5)
-        self.up_bias = nn.Parameter(torch.zeros(num_critics, hidden_size))
-        self.down_weight = nn.Parameter(torch.zeros(num_critics, vocab_size, hidden_size))
-        self.down_bias = nn.Parameter(torch.zeros(num_critics, vocab_size))
+        self.up_weight = nn.Parameter(torch.randn(num_critics * hidden_size, state_size) * state_size**-0.5)
+        self.up_bias = nn.Parameter(torch.zeros(num_critics * hidden_size))
+        self.down_weight = nn.Parameter(torch.zeros(num_critics * vocab_size, hidden_size))
+        self.down_bias = nn.Parameter(torch.zeros(num_critics * vocab_size))
+
+    def per_head(self, name: str) -> torch.Tensor:
+        """A weight as [num_critics, rows, ...], a view of it."""
+        return getattr(self, name).unflatten(0, (self.config["num_critics"], -1))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States [N, state_size] of any float dtype -> Q-values [num_critics, N, vocab_size], float32."""
@@ -105,8 +111,11 @@ class TargetCritic(nn.Module):
     of a difference would stall in bfloat16.
     """
 
+    per_head = TokenCritic.per_head
+
     def __init__(self, critic: TokenCritic):
         super().__init__()
+        self.config = critic.config
         for name in _TENSORS:
             source = getattr(critic, name).detach()
             self.register_buffer(name, source.to(torch.promote_types(source.dtype, torch.float32)).clone())
@@ -119,6 +128,11 @@ class TargetCritic(nn.Module):
             return cast if cast.dtype == dtype else tensor.to(cast.device, dtype)
 
         return super()._apply(keep_precision, recurse)
+
+    def become_shardable(self) -> None:
+        """Hold the average in frozen parameters from now on: FSDP2 shards them, and leaves buffers whole."""
+        for name in _TENSORS:
+            self.register_parameter(name, nn.Parameter(self._buffers.pop(name), requires_grad=False))
 
     @torch.no_grad()
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -134,11 +148,27 @@ class TargetCritic(nn.Module):
                 buffer.lerp_(weight.detach().to(buffer), tau)
 
 
-def save_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -> None:
-    """Write `critic.safetensors` (keys `critic.*` and `target.*`) and `critic_config.json` into `folder`."""
-    tensors = {f"critic.{name}": getattr(critic, name) for name in _TENSORS}
-    tensors |= {f"target.{name}": getattr(target, name) for name in _TENSORS}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def save_critic(
+    folder: str | Path, critic: TokenCritic, target: TargetCritic, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write `critic.safetensors` (keys `critic.*` and `target.*`) and `critic_config.json` into `folder`.
+
+    Args:
+        folder (`str` or `Path`):
+            Where to.
+        critic ([`TokenCritic`]):
+            The critic.
+        target ([`TargetCritic`]):
+            Its average.
+        state_dict (`dict[str, torch.Tensor]`, *optional*):
+            That of their [`VLMActorCritic`], for modules that hold a part of their weights.
+    """
+    tensors = {}
+    for saved, prefix, module in (("critic", "critic", critic), ("target", "target_critic", target)):
+        for name in _TENSORS:
+            tensor = getattr(module, name) if state_dict is None else state_dict[f"{prefix}.{name}"]
+            heads = tensor.detach().unflatten(0, (critic.config["num_critics"], -1))
+            tensors[f"{saved}.{name}"] = heads.cpu().contiguous()
     save_file(tensors, Path(folder, CRITIC_WEIGHTS), metadata={"format": "pt"})
     Path(folder, CRITIC_CONFIG).write_text(json.dumps(critic.config, indent=2) + "\n")
 
@@ -168,5 +198,5 @@ def load_critic(folder: str | Path, critic: TokenCritic, target: TargetCritic) -
     if saved != critic.config:
         raise ValueError(f"The critic in {folder} was saved with {saved}, but this run asks for {critic.config}.")
     tensors = load_file(Path(folder, CRITIC_WEIGHTS))
-    critic.load_state_dict({name: tensors[f"critic.{name}"] for name in _TENSORS})
-    target.load_state_dict({name: tensors[f"target.{name}"] for name in _TENSORS})
+    critic.load_state_dict({name: tensors[f"critic.{name}"].flatten(0, 1) for name in _TENSORS})
+    target.load_state_dict({name: tensors[f"target.{name}"].flatten(0, 1) for name in _TENSORS})

@@ -4,6 +4,7 @@
 import time
 
 from accelerate import Accelerator, PartialState
+from torch.distributed.fsdp import StateDictType
 from transformers import TrainingArguments
 
 
@@ -23,11 +24,12 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
 
 def refuse_empty_saves(accelerator: Accelerator) -> None:
     """
-    ZeRO-3 that does not gather weights to save them: adapters would be written without a single tensor.
+    Settings with which weights are not gathered to save them: nothing would be saved, or adapters without a single tensor.
 
     Raises:
         ValueError: names the setting.
     """
+    _refuse_other_fsdp(accelerator)
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None or plugin.zero_stage != 3:
         return
@@ -36,6 +38,21 @@ def refuse_empty_saves(accelerator: Accelerator) -> None:
             "Under ZeRO-3 every process holds a part of the weights, and with these settings adapters would be saved "
             "empty. Set `zero3_save_16bit_model: true` in accelerate's configuration (`accelerate launch "
             "--zero3_save_16bit_model true`), or `stage3_gather_16bit_weights_on_model_save` in DeepSpeed's."
+        )
+
+
+def _refuse_other_fsdp(accelerator: Accelerator) -> None:
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        return
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            "Of FSDP only the second version is supported: set `fsdp_version: 2` in accelerate's configuration."
+        )
+    if plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+        raise ValueError(
+            "Under FSDP2 every process holds a part of the weights, and with these settings nothing but checkpoints would be "
+            "saved. Set `fsdp_state_dict_type: FULL_STATE_DICT` in accelerate's configuration."
         )
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ._compat import gathered_for_generation
 from .actor_critic import VLMActorCritic
 from .averaging import WeightAverage
 from .building import build_actor_critic, build_buffer
@@ -31,6 +30,7 @@ from .online import OnlineRolloutCallback
 from .pushing import PushesAgents
 from .replay import ReplayBuffer
 from .schedules import FILTER_STATE, FilterState
+from .sharding import gathered_for_generation, prepare_for_fsdp
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 
@@ -120,6 +120,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
             optimizers=optimizers,
         )
         refuse_empty_saves(self.accelerator)
+        prepare_for_fsdp(self.model, self.accelerator)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
             self._attach(callback)
@@ -222,7 +223,8 @@ class AFSFTTrainer(PushesAgents, Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ):
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        with self.accelerator.autocast():  # FSDP2 does not bring its own
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
             self._guard.check_loss(loss, inputs["row"])
@@ -277,7 +279,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
         return gathered[~gathered.isnan().all(1)]
 
     def unsharded(self) -> AbstractContextManager[None]:
-        """All weights on every process, to play or to look at them; more than nothing under ZeRO-3 alone.
+        """All weights on every process, to play or to look at them; more than nothing under ZeRO-3 and FSDP2.
 
         Every process enters and leaves together; inside, they need not wait for each other.
         """
@@ -331,12 +333,14 @@ class AFSFTTrainer(PushesAgents, Trainer):
         """What every process saves; `trainer_state.json` is written after it and makes the checkpoint complete."""
         super()._save_rng_state(output_dir)
         save_file(self.train_dataset.state_dict(), Path(output_dir, f"replay_{self.args.process_index}.safetensors"))
-        if self.args.should_save:
-            self._average.save(output_dir)
+        self._average.save(output_dir, write=self.args.should_save)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.model.load_weights(resume_from_checkpoint)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.model.load_weights(resume_from_checkpoint)
         self._load_progress(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
@@ -355,7 +359,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
     def _load_best_model(self) -> None:
         if self._interrupt.interrupted:
             return  # training is not over: what it goes on from is the newest state
-        if self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
             self._load_progress(self.state.best_model_checkpoint)
         else:

@@ -75,4 +75,4 @@ def doubt_unseen_tokens(model: VLMActorCritic, dataset: Dataset) -> None:
     if value < 0:
         unseen = ~seen_tokens(dataset, TokenTDCollator(model.backbone), model.backbone.n_logits)
         for critic in (model.critic, model.target_critic):
-            critic.down_bias[:, torch.from_numpy(unseen).to(critic.down_bias.device)] = value
+            critic.per_head("down_bias")[:, torch.from_numpy(unseen).to(critic.down_bias.device)] = value

@@ -74,7 +74,7 @@ class Reference:
     def q_values(critic: nn.Module, states: np.ndarray) -> np.ndarray:
         """Q [C, n, V] of a critic or a target critic."""
         up, up_bias, down, down_bias = (
-            getattr(critic, name).detach().double().numpy()
+            critic.per_head(name).detach().double().numpy()
             for name in ("up_weight", "up_bias", "down_weight", "down_bias")
         )
         values = []

@@ -5,12 +5,16 @@ import argparse
 import functools
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from trl_vlmq.envs import TextActionEnv, image_space
+
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 class FirstLetter:
@@ -71,6 +75,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from accelerate import PartialState
+    from fsdp_on_cpu import shard_on_cpu
     from peft import LoraConfig
     from safetensors.numpy import load_file
     from transformers import TrainerCallback
@@ -98,6 +103,7 @@ def main() -> None:
         learning_rate=1e-2, logging_steps=1, save_steps=args.save_steps, save_total_limit=3, report_to="none", disable_tqdm=True,
         use_cpu=True, filter_warmup_ratio=0.2, replay_priority="td_error", replay_capacity_turns=600,
     )  # fmt: skip
+    shard_on_cpu()
     rank = PartialState().process_index
 
     def make():
@@ -135,7 +141,7 @@ def main() -> None:
         "curve": curve.curve,
         "replay": {name: values.tobytes().hex() for name, values in replay.items()},
     }
-    if not trainer.is_deepspeed_enabled:
+    if not trainer.is_deepspeed_enabled and not trainer.is_fsdp_enabled:
         optimizer = {
             f"{i}.{name}": value
             for i, entry in trainer.optimizer.state_dict()["state"].items()

@@ -19,6 +19,8 @@ DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ZERO = ["-m", "accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag", "false", "--num_processes", "2",
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         "--zero3_save_16bit_model", "true"]  # fmt: skip
+FSDP = ["-m", "accelerate.commands.launch", "--config_file",
+        str(Path(trl_vlmq.__file__).parents[1] / "examples" / "accelerate_configs" / "fsdp2.yaml")]  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +110,13 @@ def test_under_zero_3_processes_do_not_wait_for_each_others_episodes(run, tmp_pa
     pytest.importorskip("deepspeed")
     results = run([*ZERO, "--zero_stage", "3"], tmp_path / "run", "--uneven", "--curve", "--save_steps", "1")
     assert [[point[0] for point in r["curve"]] for r in results] == [[0, 8, 16], []]  # the first process played
+    assert_each_played_its_own(tmp_path / "run", results)
+    assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
+
+
+def test_under_fsdp2_processes_do_not_wait_for_each_others_episodes(run, tmp_path):
+    results = run(FSDP, tmp_path / "run", "--uneven", "--curve", "--save_steps", "1")
+    assert [[point[0] for point in r["curve"]] for r in results] == [[0, 8, 16], []]
     assert_each_played_its_own(tmp_path / "run", results)
     assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
 

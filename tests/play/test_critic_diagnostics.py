@@ -129,7 +129,7 @@ def test_q_of_the_data_s_tokens_and_of_others_is_read_at_the_same_positions(epis
     # With Q(s, a) = a everywhere, the values say which tokens were looked at.
     q_is_the_token = VLMActorCritic(model.backbone, model.objective, num_critics=1)
     with torch.no_grad():
-        q_is_the_token.critic.down_bias[:] = torch.arange(q_is_the_token.critic.down_bias.shape[1])
+        q_is_the_token.critic.down_bias[:] = torch.arange(len(q_is_the_token.critic.down_bias))
     calibration = calibrate_tokens(q_is_the_token, episodes_to_dataset(episodes), num_tokens=40, batch_size=7)
     ids = [model.backbone.completion_ids(turn.completion) for turn in turns]
     used = set(np.concatenate(ids))
@@ -149,7 +149,7 @@ def test_the_verdict_on_tokens_says_what_the_critic_does(episodes, model, lift, 
         i for episode in episodes for turn in episode.turns for i in model.backbone.completion_ids(turn.completion)
     }
     with torch.no_grad():
-        critic.critic.down_bias[0, sorted(used)] = lift
+        critic.critic.down_bias[sorted(used)] = lift
     calibration = calibrate_tokens(critic, episodes_to_dataset(episodes))
     assert calibration.verdict().startswith(verdict)
     assert calibration.overlap("never")["auroc"] == (1 + lift) / 2

@@ -3,7 +3,11 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 def main() -> None:
@@ -16,6 +20,9 @@ def main() -> None:
     args = parser.parse_args()
 
     from accelerate import PartialState
+    from fsdp_on_cpu import shard_on_cpu
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
     from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes
     from trl_vlmq.launch import end_processes
@@ -25,9 +32,17 @@ def main() -> None:
         segment_length=2, learning_rate=5e-3, logging_steps=1, save_steps=3, report_to="none", disable_tqdm=True,
         use_cpu=True, bf16=args.bf16, filter_warmup_ratio=0.3, filter_ramp_ratio=0.5, weight_averaging_ratio=0.7,
     )  # fmt: skip
+    shard_on_cpu()
     trainer = AFSFTTrainer(args.model, config, train_dataset=load_episodes(args.episodes))
     trainer.train(resume_from_checkpoint=args.resume)
     trainer.save_model()
+    weights = {
+        name: [p.to_local().numel() if isinstance(p, DTensor) else p.numel(), p.numel()]
+        for name, p in trainer.model.named_parameters()
+    }
+    units = [type(module).__name__ for module in trainer.model.modules() if isinstance(module, FSDPModule)]
+    held = Path(args.output_dir, f"held-{trainer.args.process_index}.json")
+    held.write_text(json.dumps({"weights": weights, "units": units}))
     if trainer.is_world_process_zero():
         Path(args.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
     end_processes()

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,30 @@ def assert_same_training(one: Path, other: Path, tolerance: float) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
+def assert_each_holds_its_part(folder: Path) -> None:
+    """Of every weight, frozen ones, critic and target critic among them, two processes hold a half each."""
+    held = [json.loads((folder / f"held-{rank}.json").read_text()) for rank in range(2)]
+    layers = {"FSDPLlamaDecoderLayer": 2, "FSDPCLIPEncoderLayer": 2, "FSDPCLIPVisionEmbeddings": 1}
+    assert held[0]["units"] == held[1]["units"]
+    assert Counter(held[0]["units"]) == {"FSDPVLMActorCritic": 1} | layers  # gathered layer by layer
+    one, other = (process["weights"] for process in held)
+    assert {"critic.down_weight", "target_critic.down_weight"} <= set(one) == set(other)
+    for name, (part, whole) in one.items():
+        rest, _ = other[name]
+        assert part + rest == whole, name
+        assert 0 < rest <= part < whole, name
+
+
 @pytest.mark.parametrize(
-    ("launcher", "what"), [("ddp", "adapter"), ("zero2", "adapter"), ("zero3", "adapter"), ("zero3", "model")]
+    ("launcher", "what"),
+    [
+        ("ddp", "adapter"),
+        ("zero2", "adapter"),
+        ("zero3", "adapter"),
+        ("zero3", "model"),
+        ("fsdp2", "adapter"),
+        ("fsdp2", "model"),
+    ],
 )
 def test_two_processes_train_as_one_and_go_on_from_what_they_saved(run, launcher, what):
     together = run(launcher, what)
@@ -110,11 +133,14 @@ def test_two_processes_train_as_one_and_go_on_from_what_they_saved(run, launcher
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved >= {name for name in after if "lora_" in name or name.startswith("critic/")}
 
+    if launcher == "fsdp2":
+        assert_each_holds_its_part(together)
+
     resumed = run(launcher, what, "--resume", str(together / "checkpoint-3"))
     assert_same_training(resumed, together, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("launcher", ["zero2", "zero3"])
+@pytest.mark.parametrize("launcher", ["zero2", "zero3", "fsdp2"])
 def test_the_target_critic_moves_in_bfloat16(run, untrained, launcher):
     before = load_file(untrained("adapter") / "critic.safetensors")
     after = load_file(run(launcher, "adapter", "--bf16") / "critic.safetensors")

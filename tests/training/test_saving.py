@@ -29,8 +29,10 @@ def trained(make_trainer, tmp_path):
 
 
 def critic_tensors(model) -> dict[str, torch.Tensor]:
-    tensors = {f"critic.{name}": p.detach() for name, p in model.critic.named_parameters()}
-    return tensors | {f"target.{name}": b for name, b in model.target_critic.named_buffers()}
+    tensors = {f"critic.{name}": model.critic.per_head(name).detach() for name, _ in model.critic.named_parameters()}
+    return tensors | {
+        f"target.{name}": model.target_critic.per_head(name) for name, _ in model.target_critic.named_buffers()
+    }
 
 
 def adapter_tensors(model) -> dict[str, torch.Tensor]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
-from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .._compat import keep_4bit_layers_trainable
+from ..sharding import weights_are_sharded
 from .cache import ByteLRU
 from .language_head import LanguageHead, find_language_head
 from .sampling import TokenSampler
@@ -119,10 +118,10 @@ class Backbone(ABC):
         """Whether features of an image are computed once and remembered.
 
         On the CPU only: on a GPU, features of single images computed while batches are collated would cost more than
-        they save, and dataloader workers cannot reach the model. Nor under ZeRO-3, where no process has all weights
-        while it collates.
+        they save, and dataloader workers cannot reach the model. Nor under ZeRO-3 and FSDP2, where no process has all
+        weights while it collates.
         """
-        return self._constant_features and self.model.device.type == "cpu" and not is_deepspeed_zero3_enabled()
+        return self._constant_features and self.model.device.type == "cpu" and not weights_are_sharded()
 
     # ---- What a family of models answers ----
 
@@ -244,7 +243,7 @@ class Backbone(ABC):
     def language_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead | None:
         """The head as a formula, if it has one: tried once, on a forward of these inputs whose states are replaced."""
         module = self.model.get_output_embeddings()
-        if is_deepspeed_zero3_enabled() or isinstance(module.weight, DTensor):
+        if weights_are_sharded():
             return None  # the weight is in pieces
         if not self._head_tried:
             self._head, self._head_tried = self._try_head(inputs), True
@@ -331,7 +330,7 @@ class Backbone(ABC):
                     pad_token_id=self.pad_token_id,
                 ),
                 logits_processor=LogitsProcessorList([sampler]),
-                synced_gpus=False,  # under ZeRO-3 the weights are gathered first, and processes play apart
+                synced_gpus=False,  # sharded weights are gathered first, and processes play apart
             )
         finally:
             base.generation_config = shipped
