@@ -7,11 +7,12 @@ from peft import LoraConfig
 
 from trl_vlmq import AFSFTConfig, AFSFTTrainer
 from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
+from trl_vlmq.model_arguments import ModelArguments
 
 
 @pytest.fixture
 def train(observe, tmp_path):
-    def run(family, **arguments) -> AFSFTTrainer:
+    def run(family, model=None, **arguments) -> AFSFTTrainer:
         def turn(number: int, last: bool, truncated: bool) -> Turn:
             images = 1 + number % 2 if family.has_vision else 0
             prompt, pictures = observe(f"Turn {number}.", images, number)
@@ -24,7 +25,7 @@ def train(observe, tmp_path):
         ]  # fmt: skip
         torch.manual_seed(0)
         trainer = AFSFTTrainer(
-            model=family.make_model(),
+            model=family.make_model() if model is None else model,
             args=AFSFTConfig(
                 str(tmp_path),
                 max_steps=3,
@@ -69,6 +70,24 @@ def test_each_family_trains_and_acts_with_what_it_has_learned(family, train, obs
     with trainer.model.model.disable_adapter():
         (base,) = backbone.generate([prompt], max_new_tokens=4)
     assert base.ids != action.ids or abs(base.logp - action.logp) > 1e-3
+
+
+def test_each_family_trains_on_a_base_in_4_bits(family, train, tmp_path):
+    layers = pytest.importorskip("bitsandbytes").nn.Linear4bit
+    full = family.make_model()
+    full.save_pretrained(tmp_path / "base")
+    quantization = ModelArguments(load_in_4bit=True).quantization()
+    base = type(full).from_pretrained(tmp_path / "base", quantization_config=quantization)
+    quantized = {name for name, module in base.named_modules() if isinstance(module, layers)}
+    trainer = train(family, base)
+    # What the adapter sits on is in 4 bits and has not moved; what it adds has.
+    adapted = {name.split(".lora_A")[0] for name in trainer.before if ".lora_A." in name}
+    assert adapted and {name.removeprefix("model.base_model.model.") for name in adapted} <= quantized
+    after = dict(trainer.model.named_parameters())
+    moved = {name for name, p in after.items() if not torch.equal(p, trainer.before[name])}
+    assert moved == {name for name, p in after.items() if p.requires_grad}
+    assert {name.split(".")[0] for name in moved} == {"model", "critic"}
+    assert len(losses(trainer)) == 3 and torch.tensor(losses(trainer)).isfinite().all()
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(families, train):
