@@ -31,6 +31,7 @@ def main() -> None:
         args.output_dir, max_steps=6, per_device_train_batch_size=4 // PartialState(cpu=True).num_processes,
         segment_length=2, learning_rate=5e-3, logging_steps=1, save_steps=3, report_to="none", disable_tqdm=True,
         use_cpu=True, bf16=args.bf16, filter_warmup_ratio=0.3, filter_ramp_ratio=0.5, weight_averaging_ratio=0.7,
+        critic_hidden_size=512,  # large enough for ZeRO-3 to shard it
     )  # fmt: skip
     shard_on_cpu()
     trainer = AFSFTTrainer(args.model, config, train_dataset=load_episodes(args.episodes))
