@@ -109,3 +109,19 @@ class PolicyEvaluationCallback(TrainerCallback):
             f"step {state.global_step}: success {result.success_rate:.1%} ({low:.1%} to {high:.1%}), "
             f"syntax {result.syntax_accuracy:.1%}"
         )
+
+
+class StepHooks(TrainerCallback):
+    """Calls the trainer before and after the optimiser's step, where no method of Trainer can be overridden."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._trainer.train_dataset.begin_epoch(int(state.epoch + 1e-6))
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer._guard.check_gradients()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer._after_optimizer_step()

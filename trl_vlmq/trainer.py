@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from .actor_critic import VLMActorCritic
 from .averaging import WeightAverage
 from .building import build_actor_critic, build_buffer
-from .callbacks import InterruptCallback, PolicyEvaluationCallback
+from .callbacks import InterruptCallback, PolicyEvaluationCallback, StepHooks
 from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
 from .config import AFSFTConfig
@@ -106,7 +106,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
         backbone = actor_critic.backbone
         self._interrupt = InterruptCallback()
         self._guard = FiniteGuard(self)
-        self._hooks = _StepHooks(self)
+        self._hooks = StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         evals = {name: build_buffer(data, name, actor_critic, args) for name, data in evals.items()}
         super().__init__(
@@ -364,19 +364,3 @@ class AFSFTTrainer(PushesAgents, Trainer):
             self._load_progress(self.state.best_model_checkpoint)
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-class _StepHooks(TrainerCallback):
-    """Calls the trainer before and after the optimiser's step, where no method of Trainer can be overridden."""
-
-    def __init__(self, trainer: AFSFTTrainer):
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._trainer.train_dataset.begin_epoch(int(state.epoch + 1e-6))
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._trainer._guard.check_gradients()
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self._trainer._after_optimizer_step()

@@ -81,7 +81,7 @@ def test_training_stops_keeps_the_good_state_and_names_the_rows(
     assert str(folder) in str(caught.value) and [path.name for path in folder.parent.iterdir()] == [folder.name]
     critic = load_file(folder / "critic.safetensors")
     adapter = load_file(folder / "adapter_model.safetensors")
-    saved = {name: tensor for name, tensor in critic.items()}
+    saved = {name: tensor.flatten(0, 1) for name, tensor in critic.items()}  # of one head
     saved |= {f"model.{name}".replace(".weight", ".default.weight"): tensor for name, tensor in adapter.items()}
     assert saved.keys() == plant.before.keys()
     assert [name for name in saved if not torch.equal(saved[name], plant.before[name])] == []
@@ -131,6 +131,7 @@ import os
 import sys
 
 import torch
+from fsdp_on_cpu import shard_on_cpu
 from peft import LoraConfig
 from transformers import TrainerCallback
 
@@ -152,12 +153,14 @@ class Plant(TrainerCallback):
         outputs["loss"] = outputs["loss"] * float("nan")
 
 
+config = AFSFTConfig(
+    sys.argv[3], max_steps=4, use_cpu=True, per_device_train_batch_size=1, report_to="none", disable_tqdm=True
+)
+shard_on_cpu()
 torch.manual_seed(0)
 trainer = AFSFTTrainer(
     model=sys.argv[1],
-    args=AFSFTConfig(
-        sys.argv[3], max_steps=4, use_cpu=True, per_device_train_batch_size=1, report_to="none", disable_tqdm=True
-    ),
+    args=config,
     train_dataset=load_episodes(sys.argv[2]),
     peft_config=LoraConfig(r=4),
     callbacks=[Plant()],
@@ -170,12 +173,17 @@ except NonFiniteLossError as error:
 
 
 @pytest.mark.slow
-def test_all_processes_stop_where_the_loss_of_one_is_not_finite(base_folder, episodes, checkpoint_of, tmp_path):
+@pytest.mark.parametrize("launcher", ["ddp", "fsdp2"])
+def test_all_processes_stop_where_the_loss_of_one_is_not_finite(
+    base_folder, episodes, checkpoint_of, tmp_path, launcher
+):
     save_episodes(episodes, tmp_path / "episodes.parquet")
     (tmp_path / "train.py").write_text(PROCESS)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
+    root = Path(trl_vlmq.__file__).parents[1]
+    config = root / "examples" / "accelerate_configs" / f"{launcher}.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", config, tmp_path / "train.py"]
     given = [base_folder, tmp_path / "episodes.parquet", checkpoint_of(2).parent]
-    environment = os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, *map(str, launch + given)],
         check=True,
