@@ -41,6 +41,9 @@ _PUBLIC = {
     "play_episodes": "rollout",
     "EvaluationResult": "evaluation",
     "evaluate_policy": "evaluation",
+    "estimate_memory": "memory",
+    "MemoryEstimate": "memory",
+    "TurnShape": "memory",
 }
 
 __all__ = list(_PUBLIC)

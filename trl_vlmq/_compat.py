@@ -2,6 +2,9 @@
 """The few helpers of other libraries that are not public. Each has a test that fails when it moves."""
 
 from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 
 def keep_4bit_layers_trainable(model: nn.Module) -> None:
@@ -27,3 +30,20 @@ def keep_4bit_layers_trainable(model: nn.Module) -> None:
                 f"The 4-bit layer {name} has been used for inference on the CPU, after which bitsandbytes computes wrong "
                 "gradients. Load the model again, and pass it on before you run it."
             )
+
+
+def quantizable_layers(model: PreTrainedModel, quantization: BitsAndBytesConfig) -> list[str]:
+    """
+    Names of the layers that `from_pretrained` loads in 4 or 8 bits.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, not quantised.
+        quantization ([`~transformers.BitsAndBytesConfig`]):
+            How it is to be quantised.
+    """
+    spared = HfQuantizer.get_modules_to_not_convert(
+        model, quantization.llm_int8_skip_modules, model._keep_in_fp32_modules
+    )
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    return [name for name in linear if should_convert_module(name, spared)]

@@ -58,20 +58,39 @@ def load_backbone(name_or_path: str, *, base: str | None = None, **model_kwargs)
 
 def _load(adapter: str | None, base: str, model_kwargs: dict[str, Any]) -> Backbone:
     with hub_errors("Loading", base):
-        model_type = PreTrainedConfig.get_config_dict(base)[0].get("model_type")
-        if model_type in _CONVERTERS:
-            raise ValueError(
-                f"{base} has to be converted first: python -m {_CONVERTERS[model_type]} SOURCE DESTINATION"
-            )
-        config = AutoConfig.from_pretrained(base)
-        has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-        model = auto.from_pretrained(base, **({"dtype": "auto"} | model_kwargs))
+        config = load_config(base)
+        model = model_class(config).from_pretrained(base, **({"dtype": "auto"} | model_kwargs))
     with hub_errors("Loading", adapter or base):
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-        processor = load_processor(adapter or base, fallback=base, has_vision=has_vision)
+        processor = load_processor(adapter or base, fallback=base, has_vision=has_vision(config))
     return make_backbone(model, processor)
+
+
+def load_config(base: str) -> PreTrainedConfig:
+    """The configuration of a model.
+
+    Args:
+        base (`str`):
+            Folder or Hub id.
+
+    Raises:
+        ValueError: if it is a checkpoint that has to be converted first.
+    """
+    model_type = PreTrainedConfig.get_config_dict(base)[0].get("model_type")
+    if model_type in _CONVERTERS:
+        raise ValueError(f"{base} has to be converted first: python -m {_CONVERTERS[model_type]} SOURCE DESTINATION")
+    return AutoConfig.from_pretrained(base)
+
+
+def has_vision(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is that of a model that reads images."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def model_class(config: PreTrainedConfig) -> type:
+    """The Auto class that makes the model of a configuration, with its language head."""
+    return AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
 
 
 def load_processor(name_or_path: str, *, fallback: str, has_vision: bool):

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "train an agent on episodes: VLM Q-Learning, or SFT"),
     "evaluate": ("evaluate", "play held-out episodes and measure success"),
     "merge": ("merge", "make one full model of an adapter and its base"),
+    "memory": ("memory", "what training will take on each device, and what fits"),
 }
 
 HELP = """usage: trl-vlmq COMMAND [options]
