@@ -9,6 +9,7 @@ from peft import PeftModel
 from PIL import Image
 from torch import nn
 from transformers import Trainer
+from transformers.training_args import OptimizerNames
 from trl import get_peft_config
 
 from trl_vlmq.actor_critic import VLMActorCritic
@@ -55,8 +56,6 @@ class StepMemory:
             What stays from step to step.
         peak (`dict[str, int]`):
             All that is held at the highest moment of the step.
-        backward_peak (`dict[str, int]`):
-            The same at the highest moment before the optimiser's step.
         weights (`dict[str, tuple[int, int]]`):
             Number of values and bytes of "base weights", "adapter" and "critic".
         trained (`dict[str, int]`):
@@ -75,7 +74,6 @@ class StepMemory:
 
     held: dict[str, int]
     peak: dict[str, int]
-    backward_peak: dict[str, int]
     weights: dict[str, tuple[int, int]]
     trained: dict[str, int]
     gradients: int
@@ -176,7 +174,7 @@ def _prompt(backbone: Backbone, turn: TurnShape) -> EncodedPrompt:
 
 
 def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sharded: bool = False) -> StepMemory:
-    """Run a training step, with the optimiser's states of an earlier one, and count what it holds.
+    """Run a training step and count what a later one holds at its highest moment.
 
     Args:
         model ([`ModelArguments`]):
@@ -203,26 +201,31 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
     trained = [p for p in actor_critic.parameters() if p.requires_grad]
     for weight in trained:
         weight.register_post_accumulate_grad_hook(_drop if sharded else lambda p: trace.count(p.grad, "gradients"))
-    gradients = sum(p.numel() * p.element_size() for p in trained)
     actor_critic.train()
 
     if sharded:
         with trace:
             _forward_and_backward(actor_critic, batch, args, trace, nullcontext())
-        return StepMemory(trace.held, trace.peak, trace.peak, gradients=gradients, **sizes)
+        return StepMemory(trace.held, trace.peak, gradients=_bytes(trained), **sizes)
     optimizer = _make_optimizer(actor_critic, args)
     average = WeightAverage(actor_critic) if args.weight_averaging_ratio > 0 else None
     dtype = _low_precision(args)
     autocast = torch.autocast("cpu", dtype) if dtype is not None else nullcontext()
     with trace:
-        for weight in trained:  # an optimiser makes its states in its first step
-            weight.grad = torch.zeros_like(weight)
-        _optimizer_step(actor_critic, trained, optimizer, average, args, trace)
-        trace.reset_peak()
         _forward_and_backward(actor_critic, batch, args, trace, autocast)
-        backward_peak = trace.peak
+        before_step = trace.peak
+        used = [p for p in trained if p.grad is not None]
         _optimizer_step(actor_critic, trained, optimizer, average, args, trace)
-    return StepMemory(trace.held, trace.peak, backward_peak, gradients=gradients, **sizes)
+        # The first step has made what the next ones find in memory: the optimiser's states and the mean.
+        held = trace.held
+        trace.reset_peak()
+        for weight in used:
+            weight.grad = torch.zeros_like(weight)
+            trace.count(weight.grad, "gradients")
+        _optimizer_step(actor_critic, trained, optimizer, average, args, trace)
+    before_step |= {part: held.get(part, 0) for part in ("optimiser states", "averaged weights")}
+    peak = max(before_step, trace.peak, key=lambda parts: sum(parts.values()))
+    return StepMemory(held, peak, gradients=_bytes(used), **sizes)
 
 
 def _forward_and_backward(
@@ -263,7 +266,7 @@ def _make_optimizer(actor_critic: VLMActorCritic, args: AFSFTConfig) -> torch.op
     cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, actor_critic)
     if not cls.__module__.startswith("torch.optim"):
         raise ValueError(
-            f"The memory of optim={args.optim} is not known here: choose one of torch, such as adamw_torch."
+            f"The memory of optim={OptimizerNames(args.optim).value} is not known here: choose one of torch, such as adamw_torch."
         )
     return cls([p for p in actor_critic.parameters() if p.requires_grad], **kwargs)
 
