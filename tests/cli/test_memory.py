@@ -32,8 +32,8 @@ def test_the_table_and_the_json_say_the_same_and_what_fits(run):
     [
         ("--gpu_memory 24", 2, "--gpu_memory 24: write a number and one of GiB, GB, MiB, MB, such as 24GiB"),
         ("--tuning qlora", 2, "--tuning qlora: choose from full, lora, lora-8bit, lora-4bit"),
-        ("--prompt_tokens 10", 1, "prompt_tokens=10 is too short"),
-        ("--tuning lora-4bit --launch zero3", 1, "Quantised bases are estimated with one, ddp and zero2 only"),
+        ("--prompt_tokens 10", 1, "error: prompt_tokens=10 is too short"),
+        ("--tuning lora-4bit --launch zero3", 1, "error: Quantised bases are estimated with one, ddp and zero2 only"),
         ("--model_name_or_path no/such/folder", 1, "The model 'no/such/folder' cannot be loaded"),
     ],
 )

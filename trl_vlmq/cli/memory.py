@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 
 from trl_vlmq.config import AFSFTConfig
 from trl_vlmq.memory import LAUNCHES, PARTS, PRESETS, TUNINGS, MemoryEstimate, TurnShape, estimate_memory
+from trl_vlmq.memory.shapes import load_shape
 from trl_vlmq.model_arguments import ModelArguments
 
-from .errors import UserError, require_at_least
+from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
 from .tasks import model_errors
 
@@ -100,7 +101,9 @@ def main(argv: list[str]) -> None:
     arguments, args, model = parser.parse(argv)
     name = model.model_name_or_path or "tiny-babyai"
     with model_errors(name):
-        estimates = []
+        load_shape(name)
+    estimates = []
+    with user_errors(ValueError):
         for tuning in arguments.tuning:
             print(f"{name}: {tuning} ...", file=sys.stderr)
             estimates += estimate_memory(

@@ -1,13 +1,16 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """What one training step of a model holds: built and run as the trainer does, on tensors without storage."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 from PIL import Image
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._pytree import tree_leaves
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 from trl import get_peft_config
@@ -56,6 +59,8 @@ class StepMemory:
             What stays from step to step.
         peak (`dict[str, int]`):
             All that is held at the highest moment of the step.
+        highest (`dict[str, int]`):
+            The most of "activations" and of "logits and Q", each whenever that is.
         weights (`dict[str, tuple[int, int]]`):
             Number of values and bytes of "base weights", "adapter" and "critic".
         trained (`dict[str, int]`):
@@ -74,6 +79,7 @@ class StepMemory:
 
     held: dict[str, int]
     peak: dict[str, int]
+    highest: dict[str, int]
     weights: dict[str, tuple[int, int]]
     trained: dict[str, int]
     gradients: int
@@ -117,7 +123,7 @@ def build_without_storage(model: ModelArguments, args: AFSFTConfig) -> VLMActorC
     return actor_critic
 
 
-def make_batch(backbone: Backbone, args: AFSFTConfig, turn: TurnShape, trace: MemoryTrace) -> dict:
+def make_batch(backbone: Backbone, args: AFSFTConfig, turn: TurnShape) -> dict:
     """A batch as [`TokenTDCollator`] makes it, of turns that are all alike.
 
     One action lacks a token, so that there is padding to mask; every segment is followed by an observation.
@@ -144,13 +150,7 @@ def make_batch(backbone: Backbone, args: AFSFTConfig, turn: TurnShape, trace: Me
     }
     if args.objective().needs_critic:
         batch["bootstrap_inputs"] = backbone.collate([prompt] * segments)
-    return _without_numbers(batch, trace)
-
-
-def _without_numbers(value, trace: MemoryTrace):
-    if isinstance(value, dict):
-        return {name: _without_numbers(part, trace) for name, part in value.items()}
-    return trace.fake(value) if value.is_floating_point() else value
+    return batch
 
 
 def _prompt(backbone: Backbone, turn: TurnShape) -> EncodedPrompt:
@@ -195,7 +195,9 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
     if sharded and _low_precision(args) is not None:
         actor_critic.to(_low_precision(args))
     trace.fake_weights(actor_critic)
-    batch = make_batch(actor_critic.backbone, args, turn, trace)
+    batch = make_batch(actor_critic.backbone, args, turn)
+    for tensor in tree_leaves(batch):
+        trace.count(tensor, "other")
     sizes = _count_weights(actor_critic, trace)
     _name_regions(actor_critic, trace)
     trained = [p for p in actor_critic.parameters() if p.requires_grad]
@@ -206,7 +208,7 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
     if sharded:
         with trace:
             _forward_and_backward(actor_critic, batch, args, trace, nullcontext())
-        return StepMemory(trace.held, trace.peak, gradients=_bytes(trained), **sizes)
+        return StepMemory(trace.held, trace.peak, _highest(trace), gradients=_bytes(trained), **sizes)
     optimizer = _make_optimizer(actor_critic, args)
     average = WeightAverage(actor_critic) if args.weight_averaging_ratio > 0 else None
     dtype = _low_precision(args)
@@ -225,7 +227,7 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
         _optimizer_step(actor_critic, trained, optimizer, average, args, trace)
     before_step |= {part: held.get(part, 0) for part in ("optimiser states", "averaged weights")}
     peak = max(before_step, trace.peak, key=lambda parts: sum(parts.values()))
-    return StepMemory(held, peak, gradients=_bytes(used), **sizes)
+    return StepMemory(held, peak, _highest(trace), gradients=_bytes(used), **sizes)
 
 
 def _forward_and_backward(
@@ -234,12 +236,23 @@ def _forward_and_backward(
     """Every micro-batch of a step; later ones find the gradients of the first in memory."""
     for _ in range(min(args.gradient_accumulation_steps, 2)):
         trace.category = "activations"
-        with autocast:
+        with autocast, _explain_what_cannot_be_traced(actor_critic):
             loss = actor_critic(**batch)["loss"]
         trace.category = VALUES
         loss.backward()
         del loss
     trace.category = "other"
+
+
+@contextmanager
+def _explain_what_cannot_be_traced(actor_critic: VLMActorCritic) -> Iterator[None]:
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        name = type(actor_critic.backbone.model).__name__
+        raise ValueError(
+            f"The memory of {name} cannot be counted without its numbers: what it computes decides about shapes ({error.func})."
+        ) from error
 
 
 def _optimizer_step(
@@ -273,6 +286,10 @@ def _make_optimizer(actor_critic: VLMActorCritic, args: AFSFTConfig) -> torch.op
 
 def _low_precision(args: AFSFTConfig) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+
+
+def _highest(trace: MemoryTrace) -> dict[str, int]:
+    return {part: trace.highest[part] for part in ("activations", VALUES)}
 
 
 def _drop(weight: nn.Parameter) -> None:

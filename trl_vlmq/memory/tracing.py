@@ -20,14 +20,17 @@ _INDEX_PUT = (torch.ops.aten.index_put_.default, torch.ops.aten._index_put_impl_
 class MemoryTrace(TorchDispatchMode):
     """Counts the bytes of every tensor that is alive, by category, while code runs on tensors without storage.
 
-    Floating-point tensors of any size are fake (`torch._subclasses.FakeTensor`): they have a shape, a dtype and a life, but
-    no memory. Token ids, masks and positions stay real, since shapes depend on them.
+    Weights and all that is computed from them are fake (`torch._subclasses.FakeTensor`): they have a shape, a dtype and a
+    life, but no memory. The batch stays real (token ids, masks, pixels), and what is computed from it alone, since shapes
+    depend on them.
 
     Attributes:
         category (`str`):
             What tensors count as that are made from now on.
         peak (`dict[str, int]`):
             Bytes of each category at the moment when most were held, since [`MemoryTrace.reset_peak`].
+        highest (`Counter[str]`):
+            The most bytes of each category alone, whenever that was.
     """
 
     def __init__(self):
@@ -35,6 +38,7 @@ class MemoryTrace(TorchDispatchMode):
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.category = "other"
         self.peak: dict[str, int] = {}
+        self.highest: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
         self._highest = 0
         self._storages: dict[int, tuple[ref, list]] = {}
@@ -95,6 +99,7 @@ class MemoryTrace(TorchDispatchMode):
             record = [self.category, storage.nbytes()]
             self._storages[key] = (ref(storage, partial(self._freed, key)), record)
             self._held[self.category] += record[1]
+            self.highest[self.category] = max(self.highest[self.category], self._held[self.category])
             self._note_peak()
         return key
 
