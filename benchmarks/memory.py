@@ -49,19 +49,11 @@ RUNS = {
     "lora-32k": ("llama-32k", {}, {}),
     "lora-32k-batch4": ("llama-32k", {}, {"per_device_train_batch_size": 4}),
     "lora-32k-checkpointing": ("llama-32k", {}, {"activation_checkpointing": True}),
-    "lora-32k-bf16": ("llama-32k", {"dtype": "bfloat16"}, {"bf16": True}),
     "lora-32k-4bit": ("llama-32k", {"load_in_4bit": True}, {}),
-    "lora-32k-8bit": ("llama-32k", {"load_in_8bit": True}, {}),
     "full-32k": ("llama-32k", {"use_peft": False}, {}),
-    "full-32k-accumulation": ("llama-32k", {"use_peft": False}, {"gradient_accumulation_steps": 2}),
     "full-32k-bf16": ("llama-32k", {"use_peft": False, "dtype": "bfloat16"}, {"bf16": True}),
-    "full-32k-autocast": ("llama-32k", {"use_peft": False}, {"bf16": True}),
     "lora-152k": ("qwen2-152k", {}, {}),
     "lora-152k-critic128": ("qwen2-152k", {}, {"critic_hidden_size": 128}),
-    "lora-152k-critics2": ("qwen2-152k", {}, {"num_critics": 2, "critic_hidden_size": 128}),
-    "lora-152k-bf16": ("qwen2-152k", {"dtype": "bfloat16"}, {"bf16": True, "per_device_train_batch_size": 4}),
-    "lora-152k-sft": ("qwen2-152k", {}, {"actor_objective": "sft", "critic_coef": 0.0}),
-    "full-152k-checkpointing": ("qwen2-152k", {"use_peft": False}, {"activation_checkpointing": True}),
 }  # fmt: skip
 TEXT = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "max_position_embeddings": 2048}
 PROMPT = "What do you do next? " * 12
@@ -69,7 +61,7 @@ ACTION = '{"action": "turn left"}'
 
 
 def models() -> dict[str, tuple[PreTrainedConfig, LlavaProcessor]]:
-    """LLaVAs of 55 and 185 million parameters."""
+    """LLaVAs of 70 and 190 million parameters."""
     tokenizer = build_tiny_tokenizer([PROMPT, ACTION])
     vision = SiglipVisionConfig(
         hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=6, image_size=224,
