@@ -17,7 +17,7 @@ from trl import get_peft_config
 
 from trl_vlmq.actor_critic import VLMActorCritic
 from trl_vlmq.averaging import WeightAverage
-from trl_vlmq.backbones import Backbone, EncodedPrompt, make_backbone
+from trl_vlmq.backbones import Backbone, EncodedPrompt, LanguageHead, make_backbone
 from trl_vlmq.backbones.loading import model_class
 from trl_vlmq.config import AFSFTConfig
 from trl_vlmq.model_arguments import ModelArguments
@@ -117,6 +117,7 @@ def build_without_storage(model: ModelArguments, args: AFSFTConfig) -> VLMActorC
             VLMActorCritic.add_adapter(backbone, peft_config)
         actor_critic = VLMActorCritic(backbone, args.objective(), **args.critic_kwargs())
     backbone._constant_features = False  # image features are remembered on CPUs only
+    backbone._head, backbone._head_tried = LanguageHead(base.get_output_embeddings().weight), True  # as most heads are
     if args.activation_checkpointing:
         kwargs = args.activation_checkpointing_kwargs
         actor_critic.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
@@ -195,6 +196,7 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
     if sharded and _low_precision(args) is not None:
         actor_critic.to(_low_precision(args))
     trace.fake_weights(actor_critic)
+    actor_critic.streamed_head &= not sharded  # ZeRO-3 does not stream from weights in pieces; ZeRO-2 takes less
     batch = make_batch(actor_critic.backbone, args, turn)
     for tensor in tree_leaves(batch):
         trace.count(tensor, "other")

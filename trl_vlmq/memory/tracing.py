@@ -133,6 +133,10 @@ class MemoryTrace(TorchDispatchMode):
             return func(*args, **kwargs)
         if func is torch.ops.aten.index.Tensor:
             return self._index(*args)
+        if func is torch.ops.aten.nonzero.default and args[0].dim() == 1:
+            return self.fake(torch.arange(len(args[0]))[:, None])  # as if the filter kept every token
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return False
         if func in _INDEX_PUT:
             return args[0]
         if func is torch.ops.aten.index_put.default:
