@@ -1,11 +1,16 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Ways to launch a training that would end in tears, refused before it begins; and how its processes end."""
 
+import logging
+import os
 import time
 
 from accelerate import Accelerator, PartialState
 from torch.distributed.fsdp import StateDictType
 from transformers import TrainingArguments
+
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:
@@ -44,6 +49,8 @@ def refuse_empty_saves(accelerator: Accelerator) -> None:
 def _refuse_other_fsdp(accelerator: Accelerator) -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            logger.warning("FSDP needs GPUs: on CPUs accelerate trains with DDP, and every process holds all weights.")
         return
     if plugin.fsdp_version != 2:
         raise ValueError(

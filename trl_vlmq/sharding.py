@@ -1,5 +1,10 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""Weights of which every process holds a part: ZeRO-3 and FSDP2."""
+"""
+Weights of which every process holds a part: ZeRO-3 and FSDP2.
+
+Of both a few helpers are not public (TRL's of ZeRO-3's hooks, PyTorch's state of an FSDP2 module). The tests of two processes
+fail when they move.
+"""
 
 import os
 from collections.abc import Iterator

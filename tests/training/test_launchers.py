@@ -156,6 +156,16 @@ def test_the_target_critic_moves_in_bfloat16(run, untrained, launcher):
         assert_same_training(together, run(None, "adapter", "--bf16"), tolerance=1e-2)
 
 
+def test_fsdp2_evaluates_on_the_way_and_loads_a_checkpoint_at_the_end(run):
+    folder = run("fsdp2", "adapter", "--keep_worst")
+    state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
+    evaluated = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert len(evaluated) == 2 and evaluated[0] > evaluated[1]
+    assert Path(state["best_model_checkpoint"]).name == "checkpoint-3"
+    ours, first = weights(folder), weights(folder / "checkpoint-3")
+    assert ours.keys() == first.keys() and all(torch.equal(ours[name], first[name]) for name in ours)
+
+
 # gloo's threads can take the interpreter only where the main thread waits, so that a short moment becomes a long one.
 ENDING = """
 import os, sys, torch, torch.distributed as dist

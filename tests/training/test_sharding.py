@@ -38,6 +38,12 @@ def test_fsdp2_that_gathers_what_it_saves_is_not():
     refuse_empty_saves(SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=plugin)))
 
 
+def test_fsdp_on_a_cpu_says_that_it_is_ddp(make_trainer, monkeypatch, caplog):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    make_trainer()
+    assert "on CPUs accelerate trains with DDP" in caplog.text
+
+
 # Each process draws a critic of its own, of three heads with odd sizes, and reports what it then holds.
 DRAWN_APART = """
 import sys
