@@ -34,7 +34,7 @@ def start(base_folder):
         return subprocess.run(
             [sys.executable, *launcher, script, "--base", base_folder, "--output_dir", str(folder), *argv],
             env=os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1])},
-            capture_output=True, text=True, timeout=200,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
 
     return start

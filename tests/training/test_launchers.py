@@ -55,7 +55,7 @@ def run(untrained, data, tmp_path):
         done = subprocess.run(
             [sys.executable, *command, script, "--model", str(untrained(what)), "--episodes", str(data), "--output_dir", str(folder), *argv],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=200,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-6000:]
         return folder

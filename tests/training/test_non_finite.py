@@ -190,7 +190,7 @@ def test_all_processes_stop_where_the_loss_of_one_is_not_finite(
         capture_output=True,
         cwd=tmp_path,
         env=environment,
-        timeout=240,  # one process that waits for the other would wait for ever
+        timeout=600,  # one process that waits for the other would wait for ever
     )
     said = [(tmp_path / f"said_{rank}").read_text() for rank in (0, 1)]
     (rows,) = re.findall(r"spoiled ([\d ]+)", said[1])

@@ -83,7 +83,7 @@ def test_processes_that_drew_different_weights_begin_with_those_of_the_first(tmp
     done = subprocess.run(
         [sys.executable, *launch, str(script), str(tmp_path / "state.safetensors")],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
-        capture_output=True, text=True, timeout=200,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     state = load_file(tmp_path / "state.safetensors")
