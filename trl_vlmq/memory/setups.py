@@ -162,7 +162,8 @@ def _sharded(tuning: str, launch: str, devices: int, step: StepMemory, args: AFS
             parts[part] = (size + (4 - low) * step.trained[part]) // devices
         parts["gradients"] = 4 * trained // devices
         parts["optimiser states"] = 8 * trained // devices
-        parts["buffers"] = low * (2 * step.unit + step.outside)
+        parts["buffers"] = low * (2 * step.unit + step.outside) + parts["target critic"]
+        parts["target critic"] //= devices
         return MemoryEstimate(tuning, launch, devices, parts)
     # DeepSpeed keeps a float32 copy of what is trained, beside Adam's two moments.
     parts["optimiser states"] = 12 * trained // devices
