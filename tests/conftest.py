@@ -7,6 +7,8 @@ import tempfile
 _caches = tempfile.TemporaryDirectory(prefix="trl_vlmq_tests_")
 os.environ["HF_HOME"] = _caches.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+# DeepSpeed compiles here. A run that was killed meanwhile leaves a lock, and whoever shares the folder waits for ever.
+os.environ["TORCH_EXTENSIONS_DIR"] = os.path.join(_caches.name, "torch_extensions")
 # Models of the tests are so small that a second thread costs more than it does, in subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
