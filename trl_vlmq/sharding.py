@@ -9,14 +9,17 @@ fail when they move.
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer import OPTIMIZER_NAME_BIN, SCHEDULER_NAME
 from trl.models.utils import add_hooks, remove_hooks
 
 
@@ -56,6 +59,31 @@ def prepare_for_fsdp(model: nn.Module, accelerator: Accelerator) -> None:
         dist.broadcast(first, src=0)
         parameter.copy_(first)
     accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+
+def load_fsdp_optimizer(folder: str | Path, model: nn.Module, optimizer, scheduler) -> None:
+    """
+    Optimiser and scheduler as a checkpoint under FSDP2 holds them; as they are, if it holds none.
+
+    The Trainer's own loading refuses a checkpoint with trained weights that never had a gradient, and therefore no state:
+    the last layers of a vision tower whose features are taken before them.
+
+    Args:
+        folder (`str` or `Path`):
+            The checkpoint.
+        model (`torch.nn.Module`):
+            The sharded model.
+        optimizer (`torch.optim.Optimizer`):
+            Its optimiser.
+        scheduler (`torch.optim.lr_scheduler.LRScheduler`):
+            Its scheduler.
+    """
+    if not Path(folder, OPTIMIZER_NAME_BIN).is_file():
+        return
+    state = torch.load(Path(folder, OPTIMIZER_NAME_BIN), weights_only=True) if dist.get_rank() == 0 else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_optimizer_state_dict(model, optimizer, state, options=options)
+    scheduler.load_state_dict(torch.load(Path(folder, SCHEDULER_NAME), weights_only=True))
 
 
 def gathered_for_generation(wrapped: nn.Module, accelerator: Accelerator) -> AbstractContextManager[None]:

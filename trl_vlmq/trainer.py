@@ -30,7 +30,7 @@ from .online import OnlineRolloutCallback
 from .pushing import PushesAgents
 from .replay import ReplayBuffer
 from .schedules import FILTER_STATE, FilterState
-from .sharding import gathered_for_generation, prepare_for_fsdp
+from .sharding import gathered_for_generation, load_fsdp_optimizer, prepare_for_fsdp
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 
@@ -344,6 +344,9 @@ class AFSFTTrainer(PushesAgents, Trainer):
         self._load_progress(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str) -> None:
+        if self.is_fsdp_enabled:
+            load_fsdp_optimizer(checkpoint, self.model, self.optimizer, self.lr_scheduler)
+            return
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.is_deepspeed_enabled:  # it has read the weights by itself, and what is ours is still to be read
             self._load_progress(checkpoint)

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--resume", help="a checkpoint")
-    parser.add_argument("--keep_worst", action="store_true", help="evaluate, and load the worst checkpoint at the end")
+    parser.add_argument("--keep_best", action="store_true", help="evaluate, and load the best checkpoint at the end")
     args = parser.parse_args()
 
     from accelerate import PartialState
@@ -28,18 +28,18 @@ def main() -> None:
     from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes
     from trl_vlmq.launch import end_processes
 
-    worst = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
-    worst |= {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 2}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    best |= {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 2}
     config = AFSFTConfig(
         args.output_dir, max_steps=6, per_device_train_batch_size=4 // PartialState(cpu=True).num_processes,
         segment_length=2, learning_rate=5e-3, logging_steps=1, save_steps=3, report_to="none", disable_tqdm=True,
         use_cpu=True, bf16=args.bf16, filter_warmup_ratio=0.3, filter_ramp_ratio=0.5, weight_averaging_ratio=0.7,
         critic_hidden_size=512,  # large enough for ZeRO-3 to shard it
-        **worst if args.keep_worst else {},
+        **best if args.keep_best else {},
     )  # fmt: skip
     shard_on_cpu()
     data = load_episodes(args.episodes)
-    trainer = AFSFTTrainer(args.model, config, data, eval_dataset=data if args.keep_worst else None)
+    trainer = AFSFTTrainer(args.model, config, data, eval_dataset=data if args.keep_best else None)
     trainer.train(resume_from_checkpoint=args.resume)
     trainer.save_model()
     weights = {
