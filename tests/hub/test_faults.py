@@ -10,7 +10,7 @@ from trl_vlmq import load_backbone
 
 
 PUSH = """
-tensors = {f"critic.{name}": p.detach().clone() for name, p in trainer.model.critic.named_parameters()}
+tensors = {f"critic.{name}": trainer.model.critic.per_head(name).detach().clone() for name, _ in trainer.model.critic.named_parameters()}
 from safetensors.torch import save_file
 save_file(tensors, "trained.safetensors")
 trainer.push_to_hub()

@@ -62,10 +62,11 @@ from trl_vlmq import AFSFTConfig, AFSFTTrainer, load_episodes
 args = AFSFTConfig("further", max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no")
 trainer = AFSFTTrainer("ada/agent", args, load_episodes(logs))
 critic, target = trainer.model.critic, trainer.model.target_critic
-tensors = {f"critic.{name}": p.detach().clone() for name, p in critic.named_parameters()}
-save_file(tensors | {f"target.{name}": b.clone() for name, b in target.named_buffers()}, "loaded.safetensors")
+tensors = {f"critic.{name}": critic.per_head(name).detach().clone() for name, _ in critic.named_parameters()}
+save_file(tensors | {f"target.{name}": target.per_head(name).clone() for name, _ in target.named_buffers()}, "loaded.safetensors")
 trainer.train()
-result = [str(Path.cwd()), all(not torch.equal(p, tensors[f"critic.{name}"]) for name, p in critic.named_parameters())]
+moved = [not torch.equal(critic.per_head(name), tensors[f"critic.{name}"]) for name, _ in critic.named_parameters()]
+result = [str(Path.cwd()), all(moved)]
 """
     done = client("from pathlib import Path\nimport torch\n" + code, logs=logs)
     assert done["error"] is None, done

@@ -67,7 +67,8 @@ def token_quantities(model, batch, frozen_states: list[torch.Tensor] | None = No
             state = states[b, i] if frozen_states is None else frozen_states[len(tokens)]
             q = None
             if model.critic is not None:
-                heads = zip(*model.critic.parameters(), strict=True)
+                names = [name for name, _ in model.critic.named_parameters()]
+                heads = zip(*(model.critic.per_head(name) for name in names), strict=True)
                 q = torch.stack([down @ nn.functional.silu(up @ state + ub) + db for up, ub, down, db in heads])
             tokens.append(
                 {"b": b, "i": i, "action": action, "state": states[b, i], "log_pi": z - z.logsumexp(0), "q": q}

@@ -51,7 +51,7 @@ def test_the_sign_of_the_exact_difference_is_the_best_policy(critic):
 def test_a_look_is_q_of_hitting_minus_q_of_standing_in_rewards(critic, tmp_path):
     """With Q(s, a) = a everywhere, the difference is that of two token ids."""
     backbone = load_backbone("tiny-cards")
-    model = VLMActorCritic(backbone, Objective(), critic_hidden_size=4)
+    model = VLMActorCritic(backbone, Objective(), critic_hidden_size=4, streamed_head=False)
     model.critic.forward = lambda states: torch.arange(backbone.n_logits).float().expand(1, *states.shape[:-1], -1)
     hit, stand = (backbone.completion_ids(f'{{"action": "{word}"}}') for word in ("hit", "stand"))
     first = next(i for i, (a, b) in enumerate(zip(hit, stand, strict=False)) if a != b)

@@ -164,4 +164,4 @@ def test_an_agent_on_an_embedded_base_does_not_depend_on_where_the_package_lies(
     monkeypatch.chdir(tmp_path)
     again = AFSFTTrainer("tiny-babyai", trainer.args)
     tensors = load_file("tiny-babyai/critic.safetensors")
-    assert torch.equal(again.model.critic.down_weight, tensors["critic.down_weight"])
+    assert torch.equal(again.model.critic.per_head("down_weight"), tensors["critic.down_weight"])
