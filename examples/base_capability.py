@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 
 import torch
 from describing import describe_accuracy, perplexity, read_answers
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
+
+from trl_vlmq.backbones import base_of_adapter
 
 
 @dataclass
@@ -32,7 +34,7 @@ def main() -> None:
     (args,) = HfArgumentParser(CapabilityArguments).parse_args_into_dataclasses()
     captions = importlib.import_module(f"captions_{args.domain}")
     views = captions.generate_views(max(1, args.num_views // 6), random.Random(args.seed))
-    base = PeftConfig.from_pretrained(args.agent).base_model_name_or_path
+    base = base_of_adapter(args.agent)
     processor = AutoProcessor.from_pretrained(base)
 
     def examine(model) -> tuple[dict[str, float], torch.Tensor]:

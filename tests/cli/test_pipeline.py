@@ -2,11 +2,16 @@
 """Collect, train, evaluate: what the commands leave behind is what the functions under them compute."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
+import trl_vlmq
 from trl_vlmq import (
     BehaviorPolicy,
     VLMPolicy,
@@ -88,3 +93,24 @@ def test_evaluation_equals_evaluate_policy(pipeline, folder):
     assert 0 < results["agent"]["syntax_accuracy"] < 1, "the agent's numbers say nothing"
     other = evaluate_policy(ENV, agent, 12, prompt_builder=PromptBuilder(history=0), progress=None)
     assert other.summary() != by_hand["agent"].summary(), "the prompt makes no difference here"
+
+
+def test_memory_of_an_agent_is_that_of_its_embedded_base(pipeline, command, user_folder):
+    setup = ("--prompt_tokens", "128", "--tuning", "lora", "--launch", "one")
+    agent, base = (
+        command(user_folder, "memory", "--model_name_or_path", model, *setup) for model in ("agent", "tiny-babyai")
+    )
+    assert agent.returncode == 0, agent.stderr
+    rows = [[line for line in run.stdout.splitlines() if line.startswith("| lora")] for run in (agent, base)]
+    assert rows[0] == rows[1] and len(rows[0]) == 1
+
+
+def test_an_agent_whose_adapter_is_off_is_its_embedded_base(pipeline, user_folder):
+    repo = Path(trl_vlmq.__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, repo / "examples" / "base_capability.py", "--agent", "agent", "--domain", "babyai",
+         "--num_views", "12"],
+        cwd=user_folder, env=os.environ | {"PYTHONPATH": str(repo)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "bit for bit" in run.stdout.splitlines()[-1]

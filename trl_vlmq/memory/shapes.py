@@ -4,7 +4,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from peft import PeftConfig
 from transformers import LlamaConfig, LlavaConfig, LlavaProcessor, PreTrainedConfig, SiglipVisionConfig
 from transformers.models.siglip import SiglipImageProcessorPil
 
@@ -14,9 +13,11 @@ from trl_vlmq.backbones import (
     XGenMMConfig,
     XGenMMImageProcessorPil,
     XGenMMProcessor,
+    base_of_adapter,
+    is_adapter,
     resolve_model,
 )
-from trl_vlmq.backbones.loading import has_vision, is_adapter, load_config, load_processor
+from trl_vlmq.backbones.loading import has_vision, load_config, load_processor
 from trl_vlmq.backbones.moondream2.image_processing import MoonDream2ImageProcessor
 from trl_vlmq.backbones.moondream2.processing import question_template
 from trl_vlmq.backbones.tiny import CHAT_TEMPLATE, build_tiny_tokenizer
@@ -39,9 +40,7 @@ def load_shape(name_or_path: str) -> tuple[PreTrainedConfig, object]:
         config.dtype = "bfloat16"
         return config, processor
     name_or_path = resolve_model(name_or_path)
-    base = (
-        PeftConfig.from_pretrained(name_or_path).base_model_name_or_path if is_adapter(name_or_path) else name_or_path
-    )
+    base = base_of_adapter(name_or_path) if is_adapter(name_or_path) else name_or_path
     config = load_config(base)
     return config, load_processor(name_or_path, fallback=base, has_vision=has_vision(config))
 
