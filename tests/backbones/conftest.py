@@ -12,7 +12,7 @@ import pytest
 
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_families import TEXT_FAMILIES, VISION_FAMILIES, Family  # noqa: E402
+from tiny_families import LAUNCHED_FAMILIES, TEXT_FAMILIES, VISION_FAMILIES, Family  # noqa: E402
 
 
 SHAPES = ((16, 16), (40, 24), (24, 60))  # of pictures
@@ -21,7 +21,7 @@ SHAPES = ((16, 16), (40, 24), (24, 60))  # of pictures
 @pytest.fixture(scope="session")
 def families(tiny_llm) -> Callable[[str], Family]:
     """`families(name)`: a row of the table, made once."""
-    return functools.cache(lambda name: (VISION_FAMILIES | TEXT_FAMILIES)[name](tiny_llm[1]))
+    return functools.cache(lambda name: LAUNCHED_FAMILIES[name](tiny_llm[1]))
 
 
 @pytest.fixture(params=VISION_FAMILIES | TEXT_FAMILIES)

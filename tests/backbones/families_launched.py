@@ -22,7 +22,7 @@ def main() -> None:
     from accelerate import PartialState
     from fsdp_on_cpu import shard_on_cpu
     from peft import LoraConfig
-    from tiny_families import TEXT_FAMILIES, VISION_FAMILIES
+    from tiny_families import LAUNCHED_FAMILIES
     from torch.distributed.fsdp import FSDPModule
     from transformers import AutoTokenizer
 
@@ -43,7 +43,7 @@ def main() -> None:
         return episodes_to_dataset(Episode(f"e{n}", [turn(n, index) for index in range(3)]) for n in range(4))
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    families = {name: make(tokenizer) for name, make in (VISION_FAMILIES | TEXT_FAMILIES).items()}
+    families = {name: make(tokenizer) for name, make in LAUNCHED_FAMILIES.items()}
     models = {name: family.make_model() for name, family in families.items()}  # before ZeRO-3 makes models in parts
     data = {has_vision: episodes(has_vision) for has_vision in (True, False)}
     report = {}

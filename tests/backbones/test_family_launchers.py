@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_families import TEXT_FAMILIES, VISION_FAMILIES
+from tiny_families import LAUNCHED_FAMILIES
 
 import trl_vlmq
 
@@ -56,7 +56,7 @@ def steps(folder: Path, name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("launcher", ["ddp", "zero2", "zero3", "fsdp2"])
-@pytest.mark.parametrize("name", VISION_FAMILIES | TEXT_FAMILIES)
+@pytest.mark.parametrize("name", LAUNCHED_FAMILIES)
 def test_each_family_trains_in_two_processes_as_in_one(trained, name, launcher):
     alone, together = steps(trained(None), name), steps(trained(launcher), name)
     assert len(alone) == 2
@@ -71,7 +71,7 @@ def test_each_family_trains_in_two_processes_as_in_one(trained, name, launcher):
             torch.testing.assert_close(two[tensor], one[tensor], rtol=2e-3, atol=2e-3, msg=tensor)
 
 
-@pytest.mark.parametrize("name", VISION_FAMILIES | TEXT_FAMILIES)
+@pytest.mark.parametrize("name", LAUNCHED_FAMILIES)
 def test_fsdp2_gathers_each_family_layer_by_layer(trained, name):
     units = json.loads((trained("fsdp2") / "report.json").read_text())[name]["units"]
     assert units[0] == "FSDPVLMActorCritic"

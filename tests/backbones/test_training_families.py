@@ -4,17 +4,23 @@
 import pytest
 import torch
 from peft import LoraConfig
+from tiny_families import LAUNCHED_FAMILIES, Family
 
 from trl_vlmq import AFSFTConfig, AFSFTTrainer
 from trl_vlmq.episodes import Episode, Turn, episodes_to_dataset
 from trl_vlmq.model_arguments import ModelArguments
 
 
+@pytest.fixture(params=LAUNCHED_FAMILIES)
+def family(request, families) -> Family:
+    return families(request.param)
+
+
 @pytest.fixture
 def train(observe, tmp_path):
     def run(family, model=None, **arguments) -> AFSFTTrainer:
         def turn(number: int, last: bool, truncated: bool) -> Turn:
-            images = 1 + number % 2 if family.has_vision else 0
+            images = min(1 + number % 2, family.max_images) if family.has_vision else 0
             prompt, pictures = observe(f"Turn {number}.", images, number)
             ends = {"final_prompt": prompt, "final_images": pictures} if truncated else {}
             return Turn(prompt, pictures, "go" * (number + 1), float(last), last and not truncated, truncated, **ends)

@@ -5,8 +5,12 @@ To add one, write a function from the byte tokenizer of the tests to a [`Family`
 """
 
 from .family import PADDED_ROWS, Family
+from .moondream2_family import moondream2
 from .text_families import TEXT_FAMILIES
 from .vision_families import VISION_FAMILIES
 
 
-__all__ = ["PADDED_ROWS", "TEXT_FAMILIES", "VISION_FAMILIES", "Family"]
+# All that are trained: by one process, on a base in 4 bits, by every launcher.
+LAUNCHED_FAMILIES = VISION_FAMILIES | {"moondream2": moondream2} | TEXT_FAMILIES
+
+__all__ = ["LAUNCHED_FAMILIES", "PADDED_ROWS", "TEXT_FAMILIES", "VISION_FAMILIES", "Family"]

@@ -62,6 +62,8 @@ class Family:
             What it writes before.
         needs_image (`bool`, *optional*, defaults to `False`):
             Whether its processor refuses prompts without an image.
+        max_images (`int`, *optional*, defaults to `2`):
+            Pictures in a prompt that it is shown in training.
         needs_torchvision (`bool`, *optional*, defaults to `False`):
             Whether its own processor loads with torchvision only; `processor` is a stand-in without videos then.
         linears_per_layer (`int`, *optional*, defaults to `7`):
@@ -79,6 +81,7 @@ class Family:
     turn_ends_with: str = "<end>"
     answer_begins_with: str = ""
     needs_image: bool = False
+    max_images: int = 2
     needs_torchvision: bool = False
     linears_per_layer: int = 7
     logits_of: Callable[[torch.Tensor], torch.Tensor] = lambda head: head
