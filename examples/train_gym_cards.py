@@ -5,7 +5,8 @@
 2. Trains objectives on them (`sft` and `afsft` by default), for as many steps from the same base, from pixels, with LoRA
    and a frozen vision tower.
 3. Plays held-out episodes and writes a table, figures, the results as JSON and the adapters with the critic. EZPoints and
-   Points24 are played with combinations of cards that the logs never show, and with others.
+   Points24 are also played with "new deals", combinations of values that the logs never show: many in Points24, and one
+   (3 and 9) in EZPoints, which has seven in all.
 4. In Blackjack, reads Q(hit) - Q(stand) of the same hands while it trains, beside the exact values, and draws the strategy
    of each agent beside the best one, with the share of games that it wins exactly.
 
@@ -136,7 +137,7 @@ def main() -> None:
     variants = {"": {}}
     if recipe.new_deals:
         env_kwargs["deals"] = "train"
-        variants = {"": {"deals": "held_out"}, ", deals of the logs": {}}
+        variants[", new deals"] = {"deals": "held_out"}
     env = {
         "make_env": f"trl_vlmq/{task.game}-v0",
         "env_kwargs": env_kwargs,
