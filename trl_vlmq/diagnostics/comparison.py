@@ -7,7 +7,15 @@ from pathlib import Path
 from trl_vlmq.evaluation import EvaluationResult
 
 
-COLORS = {"sft": "#7f8c9b", "afsft": "#c8442b", "offline": "#dd9a8a", "online": "#2b6a99"}
+COLORS = {
+    "sft": "#7f8c9b",
+    "afsft": "#c8442b",
+    "random_filter": "#8d6cab",
+    "epg": "#d99a2b",
+    "awr": "#4f9a6b",
+    "offline": "#dd9a8a",
+    "online": "#2b6a99",
+}
 
 
 def comparison_table(results: Mapping[str, EvaluationResult]) -> str:
@@ -64,7 +72,10 @@ def plot_comparison(
     for name, points in curves.items():
         steps, rate, low, high = zip(*points, strict=True)
         color = _color(name)
-        (line,) = left.plot(steps, [100 * r for r in rate], marker="o", markersize=4, label=name.upper(), color=color)
+        (line,) = left.plot(
+            steps, [100 * r for r in rate], marker="o", markersize=4, label=name.upper().replace("_", " "), color=color,
+            clip_on=False,
+        )  # fmt: skip
         left.fill_between(
             steps, [100 * x for x in low], [100 * x for x in high], alpha=0.15, color=line.get_color(), linewidth=0
         )
@@ -73,7 +84,7 @@ def plot_comparison(
         left.annotate(switch_label, (switch_on, 2), textcoords="offset points", xytext=(4, 0), fontsize=8)
     left.set(xlabel="optimiser step", ylabel="success, % (band: 95%)", ylim=(0, 100), title="while training (sampled)")
     if curves:
-        left.legend(frameon=False, loc="upper left")
+        left.legend(loc="upper left", framealpha=0.9, edgecolor="none")
     names = list(results)[::-1]
     for i, name in enumerate(names):
         result = results[name]
