@@ -191,6 +191,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
         self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
+        self.model.backbone.trainability_changed()  # who made the trainer may have frozen or thawed weights since
         self._average = WeightAverage(self.model)
         self._last_log_time = time.perf_counter()
         self._log_tokens.clear()
