@@ -2,6 +2,7 @@
 """The model that is trained: a backbone with its language head as actor and a token critic beside it."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from .losses import (
     td_targets,
 )
 from .schedules import FilterState
+from .sharding import gather_for
 from .token_metrics import TOKEN_COLUMNS
 from .token_values import expected_value_from_head, log_policy, values_from_head, values_from_logits
 
@@ -81,6 +83,9 @@ class VLMActorCritic(nn.Module):
             self.critic = TokenCritic(backbone.hidden_size, backbone.n_logits, critic_hidden_size, num_critics)
             self.critic.to(self.model.device)
             self.target_critic = TargetCritic(self.critic)
+        head = self.model.get_output_embeddings()
+        self.head_reader = HeadReader()
+        gather_for(self.head_reader, [*head.parameters(), *([] if self.critic is None else self.critic.parameters())])
 
     # ---- Building ----
 
@@ -122,7 +127,8 @@ class VLMActorCritic(nn.Module):
         critics = None if self.critic is None else (self.critic, self.target_critic)
         rest = (labels[mask], self._valid, critics, self.objective, self.critic_trunk_gradient)
         if isinstance(produced, LanguageHead):
-            flat = values_from_head(states[mask], produced, *rest, kept_share=self.filter_state.kept_share)
+            kept_share = self.filter_state.kept_share
+            flat = self.head_reader(values_from_head, states[mask], produced, *rest, kept_share=kept_share)
         else:
             flat = values_from_logits(states[mask], produced[mask], *rest)
 
@@ -137,7 +143,7 @@ class VLMActorCritic(nn.Module):
         """Vbar of the first state of each turn, [B]: the bootstrap forward over observations only."""
         states, produced = self._read(inputs, keep=1)
         if isinstance(produced, LanguageHead):
-            return expected_value_from_head(states[:, 0], produced, self._valid, self.target_critic)
+            return self.head_reader(expected_value_from_head, states[:, 0], produced, self._valid, self.target_critic)
         policy = log_policy(produced[:, 0], self._valid).exp()
         return (policy * self.target_critic(states[:, 0]).mean(0)).sum(-1)
 
@@ -261,6 +267,13 @@ class VLMActorCritic(nn.Module):
     def activation_checkpointing_enable(self, **kwargs) -> None:
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable(**kwargs)
+
+
+class HeadReader(nn.Module):
+    """Runs what reads the weights of language head and critic past their own modules: ZeRO-3 gathers them for a module."""
+
+    def forward(self, compute: Callable, *args, **kwargs):
+        return compute(*args, **kwargs)
 
 
 def _refuse_adapted_head(model: PeftModel) -> None:

@@ -244,8 +244,6 @@ class Backbone(ABC):
     def language_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead | None:
         """The head as a formula, if it has one: tried once, on a forward of these inputs whose states are replaced."""
         module = self.model.get_output_embeddings()
-        if weights_are_sharded():
-            return None  # the weight is in pieces
         if not self._head_tried:
             self._head, self._head_tried = self._try_head(inputs), True
         return self._head and replace(self._head, weight=module.weight, bias=getattr(module, "bias", None))
