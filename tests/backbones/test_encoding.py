@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Prompts become the tensors that the processor makes of them, and actions the tokens that the model would write."""
 
+import copy
+import errno
 import io
 import os
 
@@ -220,6 +222,27 @@ def test_a_file_that_is_full_takes_no_more_and_loses_nothing():
         for key in range(6):
             cache.get(key, lambda key=key: made.append(key) or feature(key))
     assert sorted(made) == sorted([*range(6), 3, 4, 5])
+
+
+def test_a_disk_that_is_full_stops_no_training(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache, made = SpillingLRU(limit=64, file_limit=10_000), []
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))  # "a" is in the file
+    monkeypatch.setattr(os, "pwrite", refuse)
+    for key in ("c", "d", "b", "a"):
+        cache.get(key, lambda key=key: made.append(key) or feature(3))
+    assert made == ["c", "d", "b"]
+
+
+def test_a_copy_of_a_cache_has_a_file_of_its_own():
+    cache = SpillingLRU(limit=64, file_limit=10_000)
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))
+    other = copy.deepcopy(cache)
+    assert (other.limit, other.file_limit, other.size) == (64, 10_000, 0)
+    other.get("a", lambda: feature(3)), other.get("b", lambda: feature(4))
+    assert cache.get("a", lambda: feature(5))["size"] == 1 and other.get("a", lambda: feature(5))["size"] == 3
 
 
 def test_a_file_is_forgotten_with_its_cache():

@@ -58,13 +58,16 @@ class SpillingLRU(ByteLRU):
         limit (`int`):
             Bytes to keep in memory.
         file_limit (`int`):
-            Bytes to keep in the file; what comes then is forgotten.
+            Bytes to keep in the file; what comes then, or once the disk is full, is forgotten.
     """
 
     def __init__(self, limit: int, file_limit: int):
         super().__init__(limit)
         self.file_limit = file_limit
         self._begin_file()
+
+    def __reduce__(self):
+        return type(self), (self.limit, self.file_limit)  # a copy begins empty: no two of them write one file
 
     def clear(self) -> None:
         super().clear()
@@ -88,6 +91,12 @@ class SpillingLRU(ByteLRU):
             self._begin_file()
         if key in self._places or self._end + _bytes(entry) > self.file_limit:
             return
+        try:
+            self._places[key] = self._write(entry)
+        except OSError:
+            self.file_limit = 0  # the disk is full
+
+    def _write(self, entry: dict[str, torch.Tensor]) -> dict[str, tuple[int, torch.Tensor]]:
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0)
         places = {}
@@ -98,7 +107,7 @@ class SpillingLRU(ByteLRU):
             while written < len(data):
                 written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
             self._end += len(data)
-        self._places[key] = places
+        return places
 
 
 def _bytes(entry: dict[str, torch.Tensor]) -> int:
