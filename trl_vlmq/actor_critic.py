@@ -23,7 +23,6 @@ from .losses import (
     td_targets,
 )
 from .schedules import FilterState
-from .sharding import gather_for
 from .token_metrics import TOKEN_COLUMNS
 from .token_values import expected_value_from_head, log_policy, values_from_head, values_from_logits
 
@@ -83,9 +82,7 @@ class VLMActorCritic(nn.Module):
             self.critic = TokenCritic(backbone.hidden_size, backbone.n_logits, critic_hidden_size, num_critics)
             self.critic.to(self.model.device)
             self.target_critic = TargetCritic(self.critic)
-        head = self.model.get_output_embeddings()
         self.head_reader = HeadReader()
-        gather_for(self.head_reader, [*head.parameters(), *([] if self.critic is None else self.critic.parameters())])
 
     # ---- Building ----
 
@@ -153,6 +150,12 @@ class VLMActorCritic(nn.Module):
         if head is None:
             return self.backbone.forward(inputs, keep)
         return self.backbone.states(inputs, keep), head
+
+    @property
+    def head_weights(self) -> list[nn.Parameter]:
+        """What `head_reader` reads: the weights of language head and critic."""
+        heads = [self.model.get_output_embeddings(), *([] if self.critic is None else [self.critic])]
+        return [weight for head in heads for weight in head.parameters()]
 
     @property
     def _valid(self) -> torch.Tensor | None:

@@ -30,7 +30,7 @@ from .online import OnlineRolloutCallback
 from .pushing import PushesAgents
 from .replay import ReplayBuffer
 from .schedules import FILTER_STATE, FilterState
-from .sharding import gathered_for_generation, load_fsdp_optimizer, prepare_for_fsdp
+from .sharding import gather_for, gathered_for_generation, load_fsdp_optimizer, prepare_for_fsdp
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 
@@ -121,6 +121,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
         )
         refuse_empty_saves(self.accelerator)
         prepare_for_fsdp(self.model, self.accelerator)
+        gather_for(self.model.head_reader, self.model.head_weights)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
             self._attach(callback)
