@@ -27,8 +27,9 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19"],
 }
 EXTRAS["dev"] = [
-    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170", *EXTRAS["babyai"], *EXTRAS["deepspeed"],
-    *EXTRAS["quantization"],
+    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170",
+    "triton>=3.7; platform_system == 'Linux'",  # its interpreter runs the kernels of GPUs; builds of torch for GPUs bring it
+    *EXTRAS["babyai"], *EXTRAS["deepspeed"], *EXTRAS["quantization"],
 ]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

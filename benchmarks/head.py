@@ -9,16 +9,14 @@ beyond weights and their gradients. Every variant's gradient by the states is co
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
+from measuring import PeakMemory, Timing, take_turns
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from trl_vlmq.backbones import LanguageHead
@@ -29,16 +27,15 @@ from trl_vlmq.fused import streamed_values
 class Head:
     """Action tokens of a batch with a language head, a critic and its target, as in training."""
 
-    def __init__(self, args: argparse.Namespace):
-        generator = torch.Generator().manual_seed(args.seed)
+    def __init__(self, n: int, d: int, vocabulary: int, kept: float = 0.5, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
         draw = partial(torch.randn, generator=generator)
-        n, d, vocabulary = args.tokens, args.width, args.vocabulary
         self.states, self.weight = draw(n, d), draw(vocabulary, d) * d**-0.5
         self.hidden = draw(1, n, d)
         self.critic_weight = draw(1, vocabulary, d) * d**-0.5
         self.target = CriticHead(draw(1, n, d), draw(1, vocabulary, d) * d**-0.5, torch.zeros(1, vocabulary))
-        self.actions = torch.randint(0, vocabulary, (n,), generator=generator)
-        self.kept = (torch.rand(n, generator=generator) < args.kept).float()
+        self.actions = torch.randint(0, vocabulary - 64, (n,), generator=generator)
+        self.kept = (torch.rand(n, generator=generator) < kept).float()
         self.valid = torch.arange(vocabulary) < vocabulary - 64  # padded rows, as many heads have them
 
     def loss(self, logp: torch.Tensor, q: torch.Tensor, v_target: torch.Tensor) -> torch.Tensor:
@@ -83,23 +80,6 @@ class Head:
         return time.process_time() - start, leaves
 
 
-class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and that are still alive, and the most there ever were."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak = WeakIdKeyDictionary(), 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-        for made in tree_leaves(result):
-            if isinstance(made, torch.Tensor) and id(made.untyped_storage()) not in given:
-                self.alive[made.untyped_storage()] = made.untyped_storage().nbytes()
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=512, help="action tokens, N")
@@ -110,19 +90,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    head = Head(args)
+    head = Head(args.tokens, args.width, args.vocabulary, args.kept, args.seed)
     print(
         f"N = {args.tokens}, d = {args.width}, V = {args.vocabulary:,}, kept share {args.kept}, float32, one thread, "
         f"medians of {args.rounds} (fastest to slowest), torch {torch.__version__}\n"
     )
-    print("| head | baseline | variant | CPU seconds | / naive | / cross-entropy | peak MB | / naive |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(HEADER)
     for trained in (False, True):
         for baseline in ("target", "online"):
-            compare(head, trained, baseline, args.rounds)
+            for row in compare(head, trained, baseline, args.rounds):
+                print(row)
 
 
-def compare(head: Head, trained: bool, baseline: str, rounds: int) -> None:
+HEADER = """\
+| head | baseline | variant | CPU seconds | / naive | / cross-entropy | peak MB | / naive |
+|---|---|---|---|---|---|---|---|"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a variant costs, beside others on the same head."""
+
+    trained: bool
+    baseline: str
+    variant: str
+    seconds: Timing
+    by_naive: float
+    by_cross_entropy: float
+    peak_bytes: int
+    peak_by_naive: float
+
+    def __str__(self) -> str:
+        return (
+            f"| {'trained' if self.trained else 'frozen'} | {self.baseline} | {self.variant} | {self.seconds} | "
+            f"{self.by_naive:.2f} | {self.by_cross_entropy:.2f} | {self.peak_bytes / 1e6:.0f} | {self.peak_by_naive:.3f} |"
+        )
+
+
+def compare(head: Head, trained: bool, baseline: str, rounds: int) -> list[Row]:
     """Rows of the table for one kind of head and one baseline."""
     variants = {"cross-entropy": head.cross_entropy, "TRL's chunked log pi": head.trl, "naive": head.naive}
     variants["streamed"] = head.streamed
@@ -137,17 +142,23 @@ def compare(head: Head, trained: bool, baseline: str, rounds: int) -> None:
         if "streamed" in name:
             error = ((leaves[0].grad - expected).norm() / expected.norm()).item()
             assert error < 1e-5, f"{name}: the gradient is off by {error:.1e}"
-    times = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            times[name].append(head.run(variant, trained, baseline)[0])
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        print(
-            f"| {'trained' if trained else 'frozen'} | {baseline} | {name} | {middle[name]:.3f} ({min(values):.3f} to "
-            f"{max(values):.3f}) | {middle[name] / middle['naive']:.2f} | {middle[name] / middle['cross-entropy']:.2f} | "
-            f"{peaks[name] / 1e6:.0f} | {peaks[name] / peaks['naive']:.3f} |"
+    times = take_turns(
+        {name: lambda v=variant: head.run(v, trained, baseline)[0] for name, variant in variants.items()}, rounds
+    )
+    naive, cross_entropy = times["naive"].median, times["cross-entropy"].median
+    return [
+        Row(
+            trained,
+            baseline,
+            name,
+            t,
+            t.median / naive,
+            t.median / cross_entropy,
+            peaks[name],
+            peaks[name] / peaks["naive"],
         )
+        for name, t in times.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,13 @@ os.environ["TORCH_EXTENSIONS_DIR"] = os.path.join(_caches.name, "torch_extension
 # Models of the tests are so small that a second thread costs more than it does, in subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+
+# Triton's kernels run through its interpreter where there is no GPU. Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from collections.abc import Callable
 
 import pytest

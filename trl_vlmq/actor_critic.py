@@ -2,6 +2,7 @@
 """The model that is trained: a backbone with its language head as actor and a token critic beside it."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,6 +82,7 @@ class VLMActorCritic(nn.Module):
             self.critic = TokenCritic(backbone.hidden_size, backbone.n_logits, critic_hidden_size, num_critics)
             self.critic.to(self.model.device)
             self.target_critic = TargetCritic(self.critic)
+        self.head_reader = HeadReader()
 
     # ---- Building ----
 
@@ -122,7 +124,8 @@ class VLMActorCritic(nn.Module):
         critics = None if self.critic is None else (self.critic, self.target_critic)
         rest = (labels[mask], self._valid, critics, self.objective, self.critic_trunk_gradient)
         if isinstance(produced, LanguageHead):
-            flat = values_from_head(states[mask], produced, *rest, kept_share=self.filter_state.kept_share)
+            kept_share = self.filter_state.kept_share
+            flat = self.head_reader(values_from_head, states[mask], produced, *rest, kept_share=kept_share)
         else:
             flat = values_from_logits(states[mask], produced[mask], *rest)
 
@@ -137,7 +140,7 @@ class VLMActorCritic(nn.Module):
         """Vbar of the first state of each turn, [B]: the bootstrap forward over observations only."""
         states, produced = self._read(inputs, keep=1)
         if isinstance(produced, LanguageHead):
-            return expected_value_from_head(states[:, 0], produced, self._valid, self.target_critic)
+            return self.head_reader(expected_value_from_head, states[:, 0], produced, self._valid, self.target_critic)
         policy = log_policy(produced[:, 0], self._valid).exp()
         return (policy * self.target_critic(states[:, 0]).mean(0)).sum(-1)
 
@@ -147,6 +150,12 @@ class VLMActorCritic(nn.Module):
         if head is None:
             return self.backbone.forward(inputs, keep)
         return self.backbone.states(inputs, keep), head
+
+    @property
+    def head_weights(self) -> list[nn.Parameter]:
+        """What `head_reader` reads: the weights of language head and critic."""
+        heads = [self.model.get_output_embeddings(), *([] if self.critic is None else [self.critic])]
+        return [weight for head in heads for weight in head.parameters()]
 
     @property
     def _valid(self) -> torch.Tensor | None:
@@ -261,6 +270,13 @@ class VLMActorCritic(nn.Module):
     def activation_checkpointing_enable(self, **kwargs) -> None:
         self.model.enable_input_require_grads()
         self.model.activation_checkpointing_enable(**kwargs)
+
+
+class HeadReader(nn.Module):
+    """Runs what reads the weights of language head and critic past their own modules: ZeRO-3 gathers them for a module."""
+
+    def forward(self, compute: Callable, *args, **kwargs):
+        return compute(*args, **kwargs)
 
 
 def _refuse_adapted_head(model: PeftModel) -> None:

@@ -80,8 +80,8 @@ class AFSFTConfig(TrainingArguments):
             Whether padded rows of the head and image tokens are excluded from the policy.
         streamed_head (`bool`, *optional*, defaults to `True`):
             Whether log-probabilities and values are streamed from the language head instead of computed from all logits:
-            the same numbers in less time and memory. Models whose head has no known formula, and weights in pieces
-            (ZeRO-3, FSDP2), go the longer way by themselves.
+            the same numbers in less time and memory. Models whose head has no known formula go the longer way by
+            themselves.
 
     > Parameters that control the end of training
 

@@ -54,9 +54,9 @@ class CriticHead:
         weight = F.embedding(rows, self.weight.flatten(0, 1))  # its backward is the one that makes no second copy
         return (self.hidden * weight).sum(-1) + self.bias.flatten()[rows]
 
-    def tile(self, rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Mean over critics of Q of the tokens `start` to `stop`, [rows, tokens], for some of the states."""
-        q = torch.baddbmm(self.bias[:, None, start:stop], self.hidden[:, rows], self.weight[:, start:stop].mT)
+    def tile(self, start: int, stop: int) -> torch.Tensor:
+        """Mean over critics of Q of the tokens `start` to `stop`, [N, tokens]."""
+        q = torch.baddbmm(self.bias[:, None, start:stop], self.hidden, self.weight[:, start:stop].mT)
         return q.mean(0)
 
 

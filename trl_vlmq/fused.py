@@ -9,14 +9,18 @@ attention (Dao et al. 2022), running expectations under it:
 The gradient of log pi(a|s) is that of a cross-entropy, and only rows whose gradient is not zero have one: what the
 filter drops costs nothing. It comes from a second pass over those rows, or, where the head is frozen and most rows
 will be kept, from one more running expectation, sum_j pi_j h_j over the rows h_j of the head. Ours.
+
+Here it is in torch, for every device. On GPUs with triton the tiles are those of [`kernels.head`].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import torch
 
 from .backbones import LanguageHead
 from .critic import CriticHead
+from .kernels import RowsWithGradient, head_kernels
 
 
 # A finite stand-in for the logit of a token that is no action: its probability is exactly 0, and 0 * _NEVER is 0.
@@ -69,15 +73,18 @@ def streamed_values(
             Whether the first expectation carries a gradient to the actor ("epg").
         early_gradient (`bool`, *optional*, defaults to `False`):
             Whether the gradient by the states is prepared on the way, for all rows, instead of computed afterwards for
-            those that need it: cheaper from half of the rows on. Only where the head is frozen, without `policy_gradient`.
+            those that need it: cheaper from half of the rows on. Only where the head is frozen, without `policy_gradient`
+            and without kernels.
         tile (`int`, *optional*):
             Tokens at a time; by default chosen for the device.
     """
     frozen = not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad)
+    kernels = head_kernels(states)
     early = early_gradient and frozen and not policy_gradient and states.requires_grad and torch.is_grad_enabled()
     work = _Work(
         head.scale, head.softcap, list(critics), valid,
-        tile or max(256, _TILE_ENTRIES.get(states.device.type, 1 << 20) // max(1, len(states))), policy_gradient, early,
+        tile or max(256, _TILE_ENTRIES.get(states.device.type, 1 << 20) // max(1, len(states))), policy_gradient,
+        early and kernels is None, kernels,
     )  # fmt: skip
     logp, entropy, *expectations = _StreamedHead.apply(states, head.weight, head.bias, actions, work)
     return StreamedValues(logp, entropy, expectations)
@@ -94,28 +101,30 @@ class _Work:
     tile: int
     policy_gradient: bool
     early: bool
-
-    def logits(self, head: LanguageHead, states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        logits = head.logits(states, start, stop)
-        if self.valid is None or (self.valid.device.type == "cpu" and self.valid[start:stop].all()):
-            return logits
-        return logits.masked_fill_(~self.valid[start:stop], _NEVER)
+    kernels: ModuleType | None
 
 
 class _StreamedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, actions, work: _Work):
         head = LanguageHead(weight, bias, work.scale, work.softcap)
+        chosen = mean_row = None
         with torch.autocast(states.device.type, enabled=False):
-            running = _RunningSoftmax(states, head, actions, work)
-            for start in range(0, len(weight), work.tile):
-                running.add(start, min(start + work.tile, len(weight)))
-            logp, entropy, log_sum = running.policy()
-            expectations = running.expectations()
-            saved = running.mean_head_row() if work.early else None
+            if work.kernels is not None:
+                logp, entropy, log_sum, expectations = work.kernels.head_statistics(
+                    states, head, actions, work.critics, work.valid
+                )
+            else:
+                running = _RunningSoftmax(states, head, actions, work)
+                for start in range(0, len(weight), work.tile):
+                    running.add(start, min(start + work.tile, len(weight)))
+                logp, entropy, log_sum = running.policy()
+                expectations = running.expectations()
+                if work.early:
+                    chosen, mean_row = running.chosen, running.mean_head_row()
         ctx.work = work
         first = expectations[0] if work.policy_gradient else None
-        ctx.save_for_backward(states, weight, bias, actions, log_sum, running.chosen, saved, first)
+        ctx.save_for_backward(states, weight, bias, actions, log_sum, chosen, mean_row, first)
         ctx.mark_non_differentiable(entropy, *expectations[1 if work.policy_gradient else 0 :])
         return logp, entropy, *expectations
 
@@ -148,7 +157,7 @@ class _RunningSoftmax:
     def add(self, start: int, stop: int) -> None:
         """The tokens of one tile."""
         work = self.work
-        logits = work.logits(self.head, self.states, start, stop)
+        logits = _tile_of_logits(self.states, self.head, work.valid, start, stop)
         here = (self.actions >= start) & (self.actions < stop)
         own = logits.gather(1, (self.actions - start).clamp(0, stop - start - 1)[:, None])[:, 0]
         self.chosen = torch.where(here, own, self.chosen)
@@ -191,28 +200,49 @@ def _later_gradient(ctx, grad_logp: torch.Tensor, grad_v: torch.Tensor | None) -
     states, weight, bias, actions, log_sum, _, _, expectation = ctx.saved_tensors
     work, head = ctx.work, LanguageHead(weight, bias, ctx.work.scale, ctx.work.softcap)
     needed = grad_logp != 0 if grad_v is None else (grad_logp != 0) | (grad_v != 0)
-    rows = needed.nonzero()[:, 0]
-    kept, own, g = states[rows], actions[rows], grad_logp[rows]
+    where = needed.nonzero()[:, 0]
+    rows = RowsWithGradient(states[where], actions[where], log_sum[where], grad_logp[where])
+    if grad_v is not None:
+        critic = work.critics[0]
+        critic = CriticHead(critic.hidden[:, where], critic.weight, critic.bias)
+        rows = replace(rows, grad_v=grad_v[where], v=expectation[where], critic=critic)
+    kept, gradient_by_logits = rows.states, _logit_gradient if work.kernels is None else work.kernels.logit_gradient
     grad_kept = torch.zeros_like(kept, dtype=log_sum.dtype)
     grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
     grad_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
     for start in range(0, len(weight), work.tile):
         stop = min(start + work.tile, len(weight))
-        logits = work.logits(head, kept, start, stop)
-        p = (logits - log_sum[rows, None]).exp_()
-        factor = -g[:, None]
-        if grad_v is not None:
-            factor = factor + grad_v[rows, None] * (work.critics[0].tile(rows, start, stop) - expectation[rows, None])
-        here = ((own >= start) & (own < stop)).nonzero()[:, 0]
-        d = p * factor
-        d[here, own[here] - start] += g[here]
-        d = head.times_slope(d, logits).to(kept.dtype)
-        tile = weight[start:stop].to(kept.dtype)
-        grad_kept += d @ tile
+        d = gradient_by_logits(rows, head, work.valid, start, stop)
+        grad_kept += d @ weight[start:stop].to(kept.dtype)
         if grad_weight is not None:
             part = grad_weight[start:stop]
             torch.mm(d.mT, kept, out=part) if part.dtype == d.dtype else part.copy_(d.mT @ kept)
         if grad_bias is not None:
             grad_bias[start:stop] = d.sum(0)
-    grad_states = torch.zeros_like(states).index_copy_(0, rows, grad_kept.to(states.dtype))
+    grad_states = torch.zeros_like(states).index_copy_(0, where, grad_kept.to(states.dtype))
     return grad_states, grad_weight, grad_bias
+
+
+def _logit_gradient(
+    rows: RowsWithGradient, head: LanguageHead, valid: torch.Tensor | None, start: int, stop: int
+) -> torch.Tensor:
+    """Gradient by `weight @ state` of the tokens `start` to `stop`, [rows, tokens] in the states' dtype."""
+    logits = _tile_of_logits(rows.states, head, valid, start, stop)
+    p = (logits - rows.log_sum[:, None]).exp_()
+    factor = -rows.grad_logp[:, None]
+    if rows.grad_v is not None:
+        factor = factor + rows.grad_v[:, None] * (rows.critic.tile(start, stop) - rows.v[:, None])
+    here = ((rows.actions >= start) & (rows.actions < stop)).nonzero()[:, 0]
+    d = p * factor
+    d[here, rows.actions[here] - start] += rows.grad_logp[here]
+    return head.times_slope(d, logits).to(rows.states.dtype)
+
+
+def _tile_of_logits(
+    states: torch.Tensor, head: LanguageHead, valid: torch.Tensor | None, start: int, stop: int
+) -> torch.Tensor:
+    """Logits of the tokens `start` to `stop`; that of a token that is no action leaves it nothing."""
+    logits = head.logits(states, start, stop)
+    if valid is None or (valid.device.type == "cpu" and valid[start:stop].all()):
+        return logits
+    return logits.masked_fill_(~valid[start:stop], _NEVER)

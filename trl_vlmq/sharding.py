@@ -7,7 +7,7 @@ fail when they move.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -30,6 +30,25 @@ def weights_are_sharded() -> bool:
     Processes then run the same forwards, since each gathers the weights that the others hold.
     """
     return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def gather_for(reader: nn.Module, weights: Iterable[nn.Parameter]) -> None:
+    """
+    Let ZeRO-3 gather weights of other modules whenever `reader` runs, forward and backward; nothing to do otherwise.
+
+    Nor under FSDP2, where weights that belong to no layer are gathered while the whole model runs.
+
+    Args:
+        reader (`torch.nn.Module`):
+            The module that reads them.
+        weights (`Iterable[torch.nn.Parameter]`):
+            What it reads.
+    """
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        for weight in weights:
+            deepspeed.zero.register_external_parameter(reader, weight)
 
 
 @torch.no_grad()
@@ -136,15 +155,15 @@ def _gathered_from_fsdp(root: FSDPModule) -> Iterator[None]:
 
 
 @contextmanager
-def gathered_weight(weight: nn.Parameter, modify: bool = False) -> Iterator[None]:
+def gathered_weight(*weights: nn.Parameter, modify: bool = False) -> Iterator[None]:
     """
-    A whole weight on every process, under ZeRO-3; nothing to do otherwise.
+    Whole weights on every process, under ZeRO-3; nothing to do otherwise.
 
     Nor under FSDP2: its weights compute element by element where they are, as `DTensor`s.
 
     Args:
-        weight (`torch.nn.Parameter`):
-            The weight.
+        weights (`torch.nn.Parameter`):
+            The weights.
         modify (`bool`, *optional*, defaults to `False`):
             Whether what the first process writes into it is kept, by all.
     """
@@ -153,7 +172,7 @@ def gathered_weight(weight: nn.Parameter, modify: bool = False) -> Iterator[None
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([weight], modifier_rank=0 if modify else None):
+    with deepspeed.zero.GatheredParameters(list(weights), modifier_rank=0 if modify else None):
         yield
 
 

@@ -30,7 +30,7 @@ from .online import OnlineRolloutCallback
 from .pushing import PushesAgents
 from .replay import ReplayBuffer
 from .schedules import FILTER_STATE, FilterState
-from .sharding import gathered_for_generation, load_fsdp_optimizer, prepare_for_fsdp
+from .sharding import gather_for, gathered_for_generation, load_fsdp_optimizer, prepare_for_fsdp
 from .signatures import FailureSignatureCallback
 from .token_metrics import explained_variance, summarise_tokens, token_columns
 
@@ -121,6 +121,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
         )
         refuse_empty_saves(self.accelerator)
         prepare_for_fsdp(self.model, self.accelerator)
+        gather_for(self.model.head_reader, self.model.head_weights)
         self.add_callback(FailureSignatureCallback(self.train_dataset))
         for callback in self.callback_handler.callbacks:
             self._attach(callback)
@@ -191,6 +192,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to go on from.")
         self.model.filter_state = FilterState()  # of this run; a checkpoint brings its own
+        self.model.backbone.trainability_changed()  # who made the trainer may have frozen or thawed weights since
         self._average = WeightAverage(self.model)
         self._last_log_time = time.perf_counter()
         self._log_tokens.clear()

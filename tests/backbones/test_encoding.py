@@ -1,14 +1,17 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Prompts become the tensors that the processor makes of them, and actions the tokens that the model would write."""
 
+import copy
+import errno
 import io
+import os
 
 import PIL.Image
 import pytest
 import torch
 
 from trl_vlmq.backbones import make_backbone
-from trl_vlmq.backbones.cache import ByteLRU
+from trl_vlmq.backbones.cache import ByteLRU, SpillingLRU
 
 
 def stored(image: PIL.Image.Image) -> dict:
@@ -191,3 +194,74 @@ def test_an_entry_larger_than_the_limit_is_still_returned():
     cache = ByteLRU(limit=10)
     assert cache.get("a", lambda: {"x": torch.ones(100)})["x"].sum() == 100
     assert cache.get("b", lambda: {"x": torch.ones(2)})["x"].sum() == 2 and cache.size == 8
+
+
+def feature(seed: int) -> dict[str, torch.Tensor]:
+    """64 bytes of three dtypes and a shape of none."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "features": torch.randn(3, 4, generator=generator).mT,
+        "rounded": torch.randn(4, generator=generator).bfloat16(),
+        "size": torch.tensor(seed),
+    }
+
+
+def test_what_leaves_memory_comes_back_from_the_file_as_it_was():
+    cache, made = SpillingLRU(limit=130, file_limit=10_000), []
+    for round_ in range(3):
+        for key in range(10):
+            entry = cache.get(key, lambda key=key: made.append(key) or feature(key))
+            for name, tensor in feature(key).items():
+                assert entry[name].dtype == tensor.dtype and torch.equal(entry[name], tensor), (round_, key, name)
+    assert made == list(range(10)) and cache.size <= 130
+
+
+def test_a_file_that_is_full_takes_no_more_and_loses_nothing():
+    cache, made = SpillingLRU(limit=64, file_limit=3 * 64), []
+    for _ in range(2):
+        for key in range(6):
+            cache.get(key, lambda key=key: made.append(key) or feature(key))
+    assert sorted(made) == sorted([*range(6), 3, 4, 5])
+
+
+def test_a_disk_that_is_full_stops_no_training(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache, made = SpillingLRU(limit=64, file_limit=10_000), []
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))  # "a" is in the file
+    monkeypatch.setattr(os, "pwrite", refuse)
+    for key in ("c", "d", "b", "a"):
+        cache.get(key, lambda key=key: made.append(key) or feature(3))
+    assert made == ["c", "d", "b"]
+
+
+def test_a_copy_of_a_cache_has_a_file_of_its_own():
+    cache = SpillingLRU(limit=64, file_limit=10_000)
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))
+    other = copy.deepcopy(cache)
+    assert (other.limit, other.file_limit, other.size) == (64, 10_000, 0)
+    other.get("a", lambda: feature(3)), other.get("b", lambda: feature(4))
+    assert cache.get("a", lambda: feature(5))["size"] == 1 and other.get("a", lambda: feature(5))["size"] == 3
+
+
+def test_a_file_is_forgotten_with_its_cache():
+    cache = SpillingLRU(limit=64, file_limit=10_000)
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))
+    cache.clear()
+    assert cache.get("a", lambda: feature(3))["size"] == 3
+    cache.get("b", lambda: feature(4))
+    assert cache.get("a", lambda: feature(5))["size"] == 3
+
+
+def test_a_worker_process_neither_reads_nor_spoils_the_file_of_its_parent():
+    cache = SpillingLRU(limit=64, file_limit=10_000)
+    cache.get("a", lambda: feature(1)), cache.get("b", lambda: feature(2))
+    child = os.fork()
+    if not child:
+        for seed in range(5, 9):
+            cache.get(seed, lambda seed=seed: feature(seed))
+        right = all(cache.get(seed, lambda: feature(0))["size"] == seed for seed in range(5, 9))
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert torch.equal(cache.get("a", lambda: feature(0))["features"], feature(1)["features"])

@@ -1,16 +1,30 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
-"""The streamed head gives the numbers of the formulas, whatever the head, and never holds a value for every token."""
+"""The streamed head gives the numbers of the formulas, whatever the head, and never holds a value for every token.
+
+Triton's kernels run on the GPU where there is one, and through Triton's interpreter elsewhere.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import trl_vlmq
 from trl_vlmq.backbones import LanguageHead
 from trl_vlmq.critic import CriticHead
 from trl_vlmq.fused import streamed_values
+from trl_vlmq.kernels import head_kernels
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(trl_vlmq.__file__).parents[1])}
 N, VOCABULARY, WIDTH, HIDDEN = 37, 301, 24, 20
 
 
@@ -40,14 +54,17 @@ class Problem:
 
     def as_float64(self) -> "Problem":
         """The same rounded numbers, so that only the arithmetic differs."""
-        exact = object.__new__(Problem)
-        exact.__dict__ = self.__dict__ | {
-            name: value.double()
-            for name, value in self.__dict__.items()
-            if isinstance(value, torch.Tensor) and value.is_floating_point()
-        }
-        exact.critics = [CriticHead(c.hidden.double(), c.weight.double(), c.bias.double()) for c in self.critics]
-        return exact
+        return self.changed(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    def to(self, device: str) -> "Problem":
+        return self.changed(lambda tensor: tensor.to(device))
+
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Problem":
+        other = object.__new__(Problem)
+        tensors = {name: value for name, value in self.__dict__.items() if isinstance(value, torch.Tensor)}
+        other.__dict__ = self.__dict__ | {name: change(tensor) for name, tensor in tensors.items()}
+        other.critics = [CriticHead(change(c.hidden), change(c.weight), change(c.bias)) for c in self.critics]
+        return other
 
     def solve(self, streamed: bool, policy_gradient: bool, **kwargs) -> dict[str, torch.Tensor]:
         """Values, and gradients of a loss over log pi(a|s) and (`policy_gradient`) the first expectation."""
@@ -70,7 +87,7 @@ class Problem:
         found = {"logp": logp, "entropy": entropy, "v": v, "v_target": v_target, "states.grad": states.grad}
         if self.trained:
             found |= {"weight.grad": weight.grad} | ({} if bias is None else {"bias.grad": bias.grad})
-        return {name: tensor.detach().double() for name, tensor in found.items()}
+        return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
 
     def naive_logits(self, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         logits = torch.einsum("nd,vd->nv", states, weight) + (0 if bias is None else bias)
@@ -121,6 +138,146 @@ def test_rounding_stays_where_the_dtype_puts_it(dtype, tolerance, early_gradient
     assert_close(streamed, problem.as_float64().solve(False, False), tolerance)
 
 
+# ---- Triton ----
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Triton's kernels take the tiles, on a CPU too."""
+    pytest.importorskip("triton", reason="there is no triton for this system")
+    from trl_vlmq.kernels import head
+
+    monkeypatch.setattr("trl_vlmq.fused.head_kernels", lambda states: head)
+    monkeypatch.setattr(head, "_PROGRAMS", 4)  # so that a program has several tiles, and several have a range each
+    return head
+
+
+@pytest.mark.parametrize("policy_gradient", [False, True])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"bias": False, "scale": 0.3, "softcap": 5.0, "critics": 3},
+        {"masked": False, "critics": 1, "trained": False},
+        {"scale": 2.0, "softcap": 30.0, "masked": False},
+    ],
+)
+def test_kernels_give_values_and_gradients_of_the_formulas(kernels, kwargs, policy_gradient):
+    problem = Problem(torch.float32, **kwargs)
+    streamed = problem.to(DEVICE).solve(True, policy_gradient, tile=128)
+    assert_close(streamed, problem.as_float64().solve(False, policy_gradient), 1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_kernels_round_as_bfloat16_does_and_no_more(kernels, softcap):
+    problem = Problem(torch.bfloat16, softcap=softcap)
+    streamed, exact = problem.to(DEVICE).solve(True, True), problem.as_float64().solve(False, True)
+    assert_close(streamed, exact, 1e-2)
+    values = ("logp", "entropy", "v", "v_target")
+    assert_close({name: streamed[name] for name in values}, {name: exact[name] for name in values}, 2e-6)
+
+
+@pytest.mark.parametrize("programs", [1, 4, 512])
+def test_how_kernels_divide_the_vocabulary_changes_nothing(kernels, monkeypatch, programs):
+    monkeypatch.setattr(kernels, "_PROGRAMS", programs)
+    problem = Problem(torch.float32)
+    problem.valid = torch.arange(VOCABULARY) >= 150  # the first ranges hold no action at all
+    problem.actions = problem.actions % 100 + 150
+    assert_close(problem.to(DEVICE).solve(True, True), problem.as_float64().solve(False, True), 1e-6)
+
+
+def test_kernels_bear_logits_too_large_for_exp(kernels):
+    problem = Problem(torch.float32, scale=300.0, trained=False)
+    streamed, exact = problem.to(DEVICE).solve(True, False), problem.as_float64().solve(False, False)
+    torch.testing.assert_close(streamed.pop("entropy"), exact.pop("entropy"), rtol=1e-3, atol=1e-3)
+    assert_close(streamed, exact, 1e-4)
+
+
+def test_kernels_take_weights_in_float32_under_bfloat16_states(kernels):
+    """Autocast: the head's weights are rounded on the way, and their gradients are not."""
+    problem = Problem(torch.float32, trained=True)
+    rounded = problem.changed(lambda t: t.bfloat16().to(t) if t.dtype == torch.float32 else t)
+    rounded.critics, rounded.pull, rounded.push = problem.critics, problem.pull, problem.push
+    exact = rounded.as_float64().solve(False, False)
+    rounded.states = rounded.states.bfloat16()
+    streamed = rounded.to(DEVICE).solve(True, False)
+    assert_close(streamed, exact, 1e-2)
+    assert_close({"logp": streamed["logp"]}, {"logp": exact["logp"]}, 2e-6)
+
+
+def test_a_batch_of_no_tokens_passes_through_the_kernels(kernels):
+    problem = Problem(torch.float32).to(DEVICE)
+    head, critics = (
+        LanguageHead(problem.weight, problem.bias),
+        [CriticHead(c.hidden[:, :0], c.weight, c.bias) for c in problem.critics],
+    )
+    states = problem.states[:0].requires_grad_()
+    values = streamed_values(states, problem.actions[:0], head, critics)
+    values.logp.sum().backward()
+    assert states.grad.shape == (0, WIDTH) and [len(v) for v in values.expectations] == [0, 0]
+
+
+def test_without_triton_a_gpu_takes_the_torch_way(monkeypatch):
+    monkeypatch.setattr("trl_vlmq.kernels.find_spec", lambda name: None)
+    assert head_kernels(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cuda", torch.float64)]
+)
+def test_kernels_are_left_alone_where_torch_does_the_work(device, dtype, monkeypatch):
+    monkeypatch.setattr("trl_vlmq.kernels.importlib.import_module", None)
+    assert head_kernels(SimpleNamespace(device=torch.device(device), dtype=dtype)) is None
+
+
+def test_importing_the_package_imports_no_kernel():
+    code = "import sys, trl_vlmq.trainer; assert 'trl_vlmq.kernels' in sys.modules; assert 'trl_vlmq.kernels.head' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=ENVIRONMENT)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_on_a_gpu_kernels_are_chosen_and_agree(dtype, tolerance):
+    from trl_vlmq.kernels import head
+
+    problem = Problem(dtype)
+    assert head_kernels(problem.to(DEVICE).states) is head
+    assert_close(problem.to(DEVICE).solve(True, True), problem.as_float64().solve(False, True), tolerance)
+
+
+# Where there is no GPU, the compiler is at least asked to make code for one.
+COMPILING = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from trl_vlmq.kernels import head
+
+kinds = dict.fromkeys(("scale", "softcap"), "fp32") | {"valid": "*u8", "actions": "*i64"}
+kinds |= dict.fromkeys(("n", "start", "stop", "vocabulary", "range_tokens", "weight_stride", "weight_column_stride"), "i32")
+sizes = {"WIDTH": 576, "HIDDEN": 400, "HEADS": 2, "HAS_BIAS": True, "HAS_VALID": True, "HAS_SOFTCAP": True}
+for kernel, extra in ((head._statistics, {"EXPECTATIONS": 2}), (head._logit_gradient, {"POLICY_GRADIENT": True})):
+    for dtype in ("fp32", "bf16"):
+        of_states = dict.fromkeys(("states", "weight", "bias", "gradient"), f"*{dtype}")
+        constants = sizes | extra
+        signature = {name: "constexpr" if name in constants else (kinds | of_states).get(name, "*fp32") for name in kernel.arg_names}
+        ptx = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+        assert "tf32" not in ptx, "float32 would be rounded to ten bits"
+        assert ("mma" in ptx) == (dtype == "bf16"), "16-bit products belong on tensor cores"
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu(tmp_path):
+    pytest.importorskip("triton", reason="there is no triton for this system")
+    settings = ENVIRONMENT | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = tmp_path / "compiling.py"  # the compiler reads source files
+    script.write_text(COMPILING)
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300, env=settings)
+
+
+# ---- Tiles ----
+
+
 @pytest.mark.parametrize("tile", [1, 7, 300, 301, 5000])
 def test_the_size_of_a_tile_changes_nothing(tile):
     problem = Problem(torch.float64)
@@ -142,16 +299,21 @@ def test_logits_too_large_for_exp_are_no_trouble():
     assert_close(streamed, exact, 1e-4)
 
 
-def test_the_filter_decides_as_it_would_with_all_logits():
+def advantages(problem: Problem, streamed: bool) -> torch.Tensor:
+    q = problem.critics[0].of_actions(problem.actions).mean(0).cpu().double()
+    return q - problem.solve(streamed, False)["v"]
+
+
+@pytest.mark.parametrize("way", ["torch", "kernels"])
+def test_the_filter_decides_as_it_would_with_all_logits(way, request):
     problem = Problem(torch.float32, critics=1)
-    for dtype_problem in (problem, problem.as_float64()):
-        q = dtype_problem.critics[0].of_actions(dtype_problem.actions).mean(0).double()
-        streamed = dtype_problem is problem
-        dtype_problem.A = q - dtype_problem.solve(streamed, False)["v"]
-        exact, largest = dtype_problem.A, dtype_problem.critics[0].values().abs().max().item()
-    clear = exact.abs() > 1e-5 * largest
+    exact = advantages(problem.as_float64(), streamed=False)
+    clear = exact.abs() > 1e-5 * problem.critics[0].values().abs().max()
     assert clear.sum() > 30
-    assert torch.equal((problem.A > 0)[clear], (exact > 0)[clear])
+    if way == "kernels":
+        request.getfixturevalue("kernels")
+        problem = problem.to(DEVICE)
+    assert torch.equal((advantages(problem, streamed=True) > 0)[clear], (exact > 0)[clear])
 
 
 class LargestTensor(TorchDispatchMode):

@@ -40,6 +40,8 @@ def main() -> None:
     shard_on_cpu()
     data = load_episodes(args.episodes)
     trainer = AFSFTTrainer(args.model, config, data, eval_dataset=data if args.keep_best else None)
+    streamed = []
+    trainer.model.head_reader.register_forward_hook(lambda *_: streamed.append(True))
     trainer.train(resume_from_checkpoint=args.resume)
     trainer.save_model()
     weights = {
@@ -48,7 +50,7 @@ def main() -> None:
     }
     units = [type(module).__name__ for module in trainer.model.modules() if isinstance(module, FSDPModule)]
     held = Path(args.output_dir, f"held-{trainer.args.process_index}.json")
-    held.write_text(json.dumps({"weights": weights, "units": units}))
+    held.write_text(json.dumps({"weights": weights, "units": units, "streamed": len(streamed)}))
     if trainer.is_world_process_zero():
         Path(args.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
     end_processes()

@@ -44,6 +44,19 @@ def test_fsdp_on_a_cpu_says_that_it_is_ddp(make_trainer, monkeypatch, caplog):
     assert "on CPUs accelerate trains with DDP" in caplog.text
 
 
+def test_zero_3_gathers_language_head_and_critic_for_what_reads_them(make_trainer, monkeypatch):
+    """Whoever made the model, the trainer's or one from before ZeRO-3 was asked for."""
+    gathered = []
+    monkeypatch.setattr("trl_vlmq.sharding.is_deepspeed_zero3_enabled", lambda: True)
+    register = "deepspeed.zero.register_external_parameter"
+    monkeypatch.setattr(register, lambda reader, weight: gathered.append((reader, weight)))
+    model = make_trainer().model
+    readers, weights = zip(*gathered, strict=True)
+    assert set(readers) == {model.head_reader}
+    read = [model.model.get_output_embeddings().weight, *model.critic.parameters()]
+    assert {id(weight) for weight in weights} == {id(weight) for weight in read}
+
+
 # Each process draws a critic of its own, of three heads with odd sizes, and reports what it then holds.
 DRAWN_APART = """
 import sys

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from .._compat import keep_4bit_layers_trainable
 from ..sharding import weights_are_sharded
-from .cache import ByteLRU
+from .cache import ByteLRU, SpillingLRU
 from .language_head import LanguageHead, find_language_head
 from .sampling import TokenSampler
 
@@ -104,14 +104,15 @@ class Backbone(ABC):
         self._completion_prefix, self.stop_token_id = self._probe_template()
         self.stop_token_ids = sorted({self.stop_token_id, *self._generation_stops()})
         self._head, self._head_tried = None, False
-        self._images = ByteLRU(limit=512 << 20)
+        self._pixels = ByteLRU(limit=512 << 20)
+        self._features = SpillingLRU(limit=512 << 20, file_limit=16 << 30)
         self._prompts = ByteLRU(limit=256 << 20)
         self.trainability_changed()
 
     def trainability_changed(self) -> None:
         """To be called after parameters were frozen or thawed: forgets what depended on them."""
         self._constant_features = self._features_are_constant()
-        self._images.clear()
+        self._features.clear()
 
     @property
     def caches_features(self) -> bool:
@@ -243,8 +244,6 @@ class Backbone(ABC):
     def language_head(self, inputs: dict[str, torch.Tensor]) -> LanguageHead | None:
         """The head as a formula, if it has one: tried once, on a forward of these inputs whose states are replaced."""
         module = self.model.get_output_embeddings()
-        if weights_are_sharded():
-            return None  # the weight is in pieces
         if not self._head_tried:
             self._head, self._head_tried = self._try_head(inputs), True
         return self._head and replace(self._head, weight=module.weight, bias=getattr(module, "bias", None))

@@ -58,12 +58,14 @@ class ImageTextBackbone(Backbone):
         return {"token_type_ids": 1} if self.config.model_type == "paligemma" else {}
 
     def encode(self, prompt: list[dict], images: Sequence[Image.Image | dict]) -> EncodedPrompt:
-        keys = tuple(self.image_key(image) for image in images)
+        settings = str(vars(self.processor.image_processor))  # a picture processed in another way is another one
+        keys = tuple((self.image_key(image), settings) for image in images)
         if self.config.model_type not in self._SEPARABLE:
             key = (self.prompt_key(prompt), keys)
             return self._split(self._prompts.get(key, lambda: self._process(prompt, images)))
+        cache = self._features if self.caches_features else self._pixels
         pixels = [
-            self._images.get((key, self.caches_features), lambda image=image: self._process_image(image))
+            cache.get(key, lambda image=image: self._process_image(image))
             for key, image in zip(keys, images, strict=True)
         ]
         sizes = tuple(tuple(entry["original_size"].tolist()) for entry in pixels)

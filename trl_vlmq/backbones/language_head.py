@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..sharding import gathered_weight
+
 
 @dataclass(frozen=True)
 class LanguageHead:
@@ -67,18 +69,20 @@ def find_language_head(
     """
     module = model.get_output_embeddings()
     weight, bias = module.weight, getattr(module, "bias", None)
-    if weight.dim() != 2 or not weight.is_floating_point() or weight.is_meta:
+    if len(getattr(weight, "ds_shape", weight.shape)) != 2 or not weight.is_floating_point() or weight.is_meta:
         return None
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(8, weight.shape[1], generator=generator)
-    states = (states * 20 / weight.float().square().sum(1).mean().sqrt().cpu()).to(weight.device, weight.dtype)
+    with gathered_weight(weight):
+        states = torch.randn(8, weight.shape[1], generator=generator)
+        states = (states * 20 / weight.float().square().sum(1).mean().sqrt().cpu()).to(weight.device, weight.dtype)
     expected = logits_of(states).float()
     scale, divisor = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
     scales = {1.0, *([scale] if scale else []), *([divisor, 1 / divisor] if divisor else [])}
     tolerance = 1e-4 if expected.dtype == weight.dtype == torch.float32 else 2e-2
-    for cap in (None, getattr(config, "final_logit_softcapping", None)):
-        for factor in scales:
-            head = LanguageHead(weight, bias, factor, cap)
-            if (head.logits(states) - expected).abs().max() <= tolerance * expected.abs().max():
-                return head
+    with gathered_weight(weight, *([] if bias is None else [bias])):
+        for cap in (None, getattr(config, "final_logit_softcapping", None)):
+            for factor in scales:
+                head = LanguageHead(weight, bias, factor, cap)
+                if (head.logits(states) - expected).abs().max() <= tolerance * expected.abs().max():
+                    return head
     return None

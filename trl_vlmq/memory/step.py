@@ -196,7 +196,7 @@ def trace_step(model: ModelArguments, args: AFSFTConfig, turn: TurnShape, *, sha
     if sharded and _low_precision(args) is not None:
         actor_critic.to(_low_precision(args))
     trace.fake_weights(actor_critic)
-    actor_critic.streamed_head &= not sharded  # ZeRO-3 does not stream from weights in pieces; ZeRO-2 takes less
+    actor_critic.streamed_head &= not sharded  # an upper bound: training streams there too
     batch = make_batch(actor_critic.backbone, args, turn)
     for tensor in tree_leaves(batch):
         trace.count(tensor, "other")
