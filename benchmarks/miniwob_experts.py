@@ -41,7 +41,9 @@ def main() -> None:
     env = MiniWoBEnv(args.tasks)
     for task in args.tasks:
         env.tasks = (task,)  # the browser stays
-        results = {seed: result for seed in range(args.seeds) if (result := play(env, args.behavior, seed)) is not None}
+        results = {
+            seed: result for seed in range(args.seeds) if (result := play(env, args.behavior, seed)) is not None
+        }
         solved = sum(success for success, _ in results.values())
         low, high = wilson_interval(solved, len(results))
         lost = [seed for seed, (success, _) in results.items() if not success]
@@ -55,7 +57,9 @@ def main() -> None:
     env.close()
     low, high = wilson_interval(successes, episodes)
     print(f"| all | {successes}/{episodes} | {low:.1%} to {high:.1%} | {steps / max(episodes, 1):.1f} | |")
-    print(f"\n{episodes} episodes, {steps} time steps, {time.time() - start:.0f} seconds; below 95%: {failed or 'none'}.")
+    print(
+        f"\n{episodes} episodes, {steps} time steps, {time.time() - start:.0f} seconds; below 95%: {failed or 'none'}."
+    )
 
 
 if __name__ == "__main__":

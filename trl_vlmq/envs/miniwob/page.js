@@ -365,7 +365,13 @@
     realTimeout(resolve, 2000);
   })));
 
+  // The page covers itself in its load event, behind which the driver need not wait.
+  async function ready() {
+    while (!window.core?.cover_div) await new Promise((resolve) => { realTimeout(resolve, 5); });
+  }
+
   async function start(seed) {
+    await ready();
     await loadImages();
     core.EPISODE_MAX_TIME = 1e9;
     Math.seedrandom(seed);

@@ -62,8 +62,8 @@ GUARD = """#!/bin/sh
 trap : TERM
 setsid {driver} "$@" < /dev/null &
 read -r _
-kill -KILL -- "-$!"
-rm -rf {folder}
+kill -s KILL -- "-$!"
+for _ in 1 2 3 4 5; do rm -rf {folder} && break; sleep 0.1; done
 """
 
 
@@ -102,6 +102,12 @@ class BrowserProcess:
         timeout (`float`):
             Seconds after which a call counts as hung.
 
+    Attributes:
+        pid (`int`):
+            Process of which all others are descendants.
+        folder (`str`):
+            Where all its files are.
+
     Raises:
         BrowserError: the browser does not start.
     """
@@ -122,6 +128,7 @@ class BrowserProcess:
         self._service.process = None  # so that close works if start raises
         try:
             self._service.start()
+            self.pid = self._service.process.pid
             self.driver = self._connect(chrome_binary, timeout)
         except Exception as error:
             self.close()
@@ -139,7 +146,7 @@ class BrowserProcess:
             except (OSError, subprocess.TimeoutExpired):
                 guard.kill()
                 guard.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # where there was no guard any more
 
     def _connect(self, chrome_binary: str, timeout: float) -> webdriver.Remote:
         options = webdriver.ChromeOptions()

@@ -28,7 +28,9 @@ def listed_options(view: View) -> Call | None:
     labels = [label for label, _ in field.options]
     # An option may have a comma in it.
     wanted = (names,) if names in labels else tuple(names.split(", "))
-    if tuple(label for label, selected in field.options if selected) == tuple(l for l in labels if l in wanted):
+    if tuple(label for label, selected in field.options if selected) == tuple(
+        label for label in labels if label in wanted
+    ):
         return submit(view)
     return Call("select_option", (field.ref, wanted))
 
