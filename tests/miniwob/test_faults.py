@@ -55,14 +55,14 @@ def test_killed_within_a_call(make, processes, all_gone, moment):
 def test_a_browser_that_hangs_is_given_up_after_the_timeout(make, processes, all_gone):
     from trl_vlmq.envs.miniwob.process import BrowserError
 
-    env = make(browser_timeout=1.0)
+    env = make(browser_timeout=3.0)
     env.reset(seed=0)
     everything = [process.pid for process in processes(env)]
     processes(env, "chromium")[0].send_signal(signal.SIGSTOP)
     start = time.time()
     with pytest.raises(BrowserError, match="died or hangs"):
         env.step("noop()")
-    assert time.time() - start < 15 and all_gone(everything)
+    assert time.time() - start < 30 and all_gone(everything)
 
 
 def test_a_page_that_never_settles_costs_a_bounded_time_or_the_episode(make):

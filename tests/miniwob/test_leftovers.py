@@ -4,9 +4,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 
@@ -43,10 +43,10 @@ def test_a_python_that_is_killed_leaves_no_process_and_no_file(chromium, all_gon
         assert len(pids) > 4 and os.path.isdir(folder)
         owner.kill()
     assert all_gone(map(int, pids))
-    for _ in range(50):
+    for _ in range(100):
         if not os.path.exists(folder):
             break
-        psutil.wait_procs([], timeout=0.1)
+        time.sleep(0.1)
     assert not os.path.exists(folder)
 
 
@@ -54,21 +54,24 @@ def test_a_browser_that_does_not_start_leaves_nothing_and_says_why(make, tmp_pat
     from trl_vlmq.envs.miniwob.process import BrowserError
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("trl_vlmq.envs.miniwob.process.START_TIMEOUT", 3.0)
     env = make(chrome_binary="/bin/false")
     with pytest.raises(BrowserError, match="/bin/false does not start with .*chromedriver.*chromium-driver"):
         env.reset(seed=0)
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_many_resets_leave_memory_flat(on, processes):
+def test_many_resets_leave_no_page_behind(on, processes):
     """The short form of `python benchmarks/miniwob_cost.py --resets 1000`."""
 
-    def memory(env):
-        return sum(p.memory_full_info().pss for p in processes(env) if p.status() != psutil.STATUS_ZOMBIE) / 2**20
+    def counts(env):
+        env._browser._cdp("HeapProfiler.collectGarbage")
+        return env._browser._cdp("Memory.getDOMCounters")
 
-    for seed in range(10):
+    first = counts(on("click-checkboxes", 0))
+    for seed in range(30):
         on("click-checkboxes", seed)
-    before = memory(on("click-checkboxes", 0))
-    for seed in range(40):
-        on("click-checkboxes", seed)
-    assert memory(on("click-checkboxes", 0)) < before + 60  # MiB; a page that stayed would cost some 2 each
+    last = counts(on("click-checkboxes", 0))
+    # Chromium keeps a few pages for its "back" button.
+    assert last["documents"] < first["documents"] + 12
+    assert sum(p.memory_full_info().pss for p in processes(on("click-checkboxes", 0)) if p.is_running()) < 700 * 2**20

@@ -58,7 +58,7 @@ class MiniWoBEnv(TextActionEnv):
         chrome_binary, chromedriver (`str`, *optional*):
             Paths of Chromium and its driver. By default those of the environment variables `MINIWOB_CHROME_BINARY` and
             `MINIWOB_CHROMEDRIVER`, or else on the `PATH`.
-        browser_timeout (`float`, *optional*, defaults to `30.0`):
+        browser_timeout (`float`, *optional*, defaults to `60.0`):
             Seconds after which a browser that does not answer counts as hung.
         kwargs:
             `invalid_action`, `invalid_penalty`, `default_action` and `render_mode` of
@@ -87,7 +87,7 @@ class MiniWoBEnv(TextActionEnv):
         list_actions: bool = True,
         chrome_binary: str | None = None,
         chromedriver: str | None = None,
-        browser_timeout: float = 30.0,
+        browser_timeout: float = 60.0,
         **kwargs,
     ):
         self._browser: Browser | None = None  # first, so that close works whatever raises below

@@ -57,14 +57,18 @@ ARGUMENTS = (
 )
 
 # Selenium starts this in place of the driver and holds its standard input. The end of that input, however it came
-# about, ends the driver with all that it started, and removes what they wrote.
+# about, ends the driver with all that it started, and removes what they wrote: again, while one of them is still dying.
 GUARD = """#!/bin/sh
 trap : TERM
 setsid {driver} "$@" < /dev/null &
 read -r _
 kill -s KILL -- "-$!"
-for _ in 1 2 3 4 5; do rm -rf {folder} && break; sleep 0.1; done
+for _ in 0 1 2 3 4 5 6 7 8 9; do for _ in 0 1 2 3 4 5 6 7 8 9; do rm -rf {folder} && exit; sleep 0.1; done; done
 """
+
+
+# Seconds that a browser may take to start, on a machine with much else to do.
+START_TIMEOUT = 120.0
 
 
 class BrowserError(RuntimeError):
@@ -158,7 +162,8 @@ class BrowserProcess:
             options.add_argument("--no-sandbox")  # which root cannot have
         options.timeouts = {"script": round(1000 * timeout), "pageLoad": round(1000 * timeout)}
         url = self._service.service_url
-        # A little more than the driver's own limits, whose messages say more.
-        config = ClientConfig(url, timeout=timeout + 5, proxy=Proxy({"proxyType": "DIRECT"}))
+        config = ClientConfig(url, timeout=START_TIMEOUT, proxy=Proxy({"proxyType": "DIRECT"}))
         connection = ChromiumRemoteConnection(url, vendor_prefix="goog", browser_name="chrome", client_config=config)
-        return webdriver.Remote(command_executor=connection, options=options)
+        driver = webdriver.Remote(command_executor=connection, options=options)
+        connection.client_config.timeout = timeout + 5  # the driver's own limits come first: their messages say more
+        return driver
