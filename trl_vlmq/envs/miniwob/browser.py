@@ -86,7 +86,8 @@ class Browser:
     def call(self, function: str, *arguments: Any) -> dict[str, Any]:
         """Calls a function of page.js."""
         with _lost_if_it_fails():
-            return self.driver.execute_script(f"return vlmq.{function}(...arguments)", *arguments)
+            script = f"return window.vlmq ? vlmq.{function}(...arguments) : {{error: 'the page was left'}}"
+            return self.driver.execute_script(script, *arguments)
 
     def move_mouse(self, x: float, y: float) -> None:
         with _lost_if_it_fails():

@@ -47,7 +47,7 @@ class MiniWoBEnv(TextActionEnv):
             How the text tells the elements of the page: `"list"`, `"tree"` (indented, with what holds them together),
             or `None` for agents that see only.
         image_scale (`float`, *optional*, defaults to `1.0`):
-            The image is 160 x 210 pixels times this. Places, too, are given in its pixels.
+            The image is 160 x 210 pixels times this, in steps of 0.1. Places, too, are given in its pixels.
         reward (`str`, *optional*, defaults to `"binary"`):
             `"binary"` is 1 on success and 0 otherwise; `"raw"` the task's own, between -1 and 1, without its decay over
             time; `"decayed"` the same, a positive one times `1 - steps_before / max_steps`.
@@ -96,8 +96,8 @@ class MiniWoBEnv(TextActionEnv):
             raise ValueError(f"elements={elements!r} must be 'list', 'tree' or None.")
         if reward not in REWARDS:
             raise ValueError(f"reward={reward!r} must be one of {list(REWARDS)}.")
-        if not 0.5 <= image_scale <= 8:
-            raise ValueError(f"image_scale={image_scale} must be between 0.5 and 8.")
+        if not 0.5 <= image_scale <= 8 or abs(10 * image_scale - round(10 * image_scale)) > 1e-9:
+            raise ValueError(f"image_scale={image_scale} must be between 0.5 and 8, in steps of 0.1 (whole pixels).")
         if not browser_timeout > 0:
             raise ValueError(f"browser_timeout={browser_timeout} must be a positive number of seconds.")
         if max_steps is None:
@@ -172,7 +172,7 @@ class MiniWoBEnv(TextActionEnv):
         return BEHAVIORS[name](self, EXPERTS[self.task], rng)
 
     def _words(self) -> list[str]:
-        """What a random agent writes into fields: words of the goal, those in quotes first."""
+        """What a random agent writes into fields: words of the goal."""
         words = [word.strip("\"'.,:;!?") for word in self.goal.split()]
         return list(dict.fromkeys(word for word in words if word))[:20]
 
