@@ -22,14 +22,14 @@ REQUIRED = [
 
 EXTRAS = {
     "babyai": ["minigrid>=3.2"],
-    "miniwob": ["miniwob>=1.1"],
+    "miniwob": ["miniwob>=1.1", "selenium>=4.51"],
     "quantization": ["bitsandbytes>=0.50"],
     "deepspeed": ["deepspeed>=0.19"],
 }
 EXTRAS["dev"] = [
     "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170",
     "triton>=3.7; platform_system == 'Linux'",  # its interpreter runs the kernels of GPUs; builds of torch for GPUs bring it
-    *EXTRAS["babyai"], *EXTRAS["deepspeed"], *EXTRAS["quantization"],
+    *EXTRAS["babyai"], *EXTRAS["miniwob"], *EXTRAS["deepspeed"], *EXTRAS["quantization"],
 ]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -44,7 +44,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["trl_vlmq", "trl_vlmq.*"]),
-    package_data={"trl_vlmq": ["models/**/*", "metrics/**/*"]},
+    package_data={"trl_vlmq": ["models/**/*", "metrics/**/*", "envs/miniwob/*.js"]},
     exclude_package_data={"": ["__pycache__/*", "*.py[cod]"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,

@@ -12,6 +12,7 @@ import gymnasium
 
 from trl_vlmq.envs.checker import EnvironmentCheckError, check_text_action_env
 from trl_vlmq.envs.grammar import JsonActionGrammar, LenientJsonActionGrammar
+from trl_vlmq.envs.miniwob.tasks import task_names
 from trl_vlmq.envs.prompts import PromptBuilder
 from trl_vlmq.envs.text_action import (
     Behavior,
@@ -42,8 +43,18 @@ def _register_gym_cards() -> None:
         gymnasium.register(id=f"trl_vlmq/{game}-v0", entry_point=f"trl_vlmq.envs.gym_cards:{game}Env")
 
 
+def _register_miniwob() -> None:
+    if not task_names():
+        return
+    entry_point = "trl_vlmq.envs.miniwob.env:MiniWoBEnv"  # imports the browser's driver, when one is made
+    for task in task_names():
+        gymnasium.register(id=f"trl_vlmq/MiniWoB-{task}-v0", entry_point=entry_point, kwargs={"task": task})
+    gymnasium.register(id="trl_vlmq/MiniWoB-v0", entry_point=entry_point)
+
+
 _register_babyai()
 _register_gym_cards()
+_register_miniwob()
 
 __all__ = [
     "Behavior",

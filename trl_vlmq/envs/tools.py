@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import numbers
-import re
 from collections.abc import Callable, Sequence
 from types import NoneType
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from trl_vlmq.envs.grammar import _object_without_repeated_keys, _reject
+from trl_vlmq.envs.placeholders import without_placeholders
 from trl_vlmq.envs.text_action import Image, Outcome, TextActionEnv, image_space
 
 
@@ -28,9 +28,6 @@ KINDS = {
     list: "array",
     dict: "object",
 }
-
-# A tool may echo what the model wrote, which must not smuggle in a processor's image placeholder, such as "<image>".
-_TAG = re.compile(r"<(\S+?)>")
 
 
 class ToolGrammar:
@@ -193,7 +190,7 @@ class ToolEnv(TextActionEnv):
             result, failed = _text(self._tools[call["name"]](**call["arguments"])), False
         except Exception as error:
             result, failed = str({"error": str(error)}), True  # as TRL shows it
-        self._result = f"{call['name']}: " + _TAG.sub(r"(\1)", result)
+        self._result = f"{call['name']}: " + without_placeholders(result)
         before, self._score = self._score, self._evaluate()
         done = bool(self._done(self.environment))
         success = done and self._score > 0 if self._success is None else bool(self._success(self.environment))
