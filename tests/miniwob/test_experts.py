@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def play(env, behavior, seed):
-    agent = env.make_behavior(behavior, np.random.default_rng([seed, 1]))
+    agent = env.make_behavior(behavior, np.random.default_rng([seed, *env.task.encode()]))
     terminated = truncated = False
     while not (terminated or truncated):
         _, _, terminated, truncated, info = env.step(agent.act())
@@ -48,9 +48,8 @@ def test_the_others_are_worse_each_in_its_way(on):
             successes[name].append(play(env, name, seed))
             steps[name] += env.elapsed_steps
     assert all(successes["expert"]) and not any(successes["wrong_target"])
-    assert (
-        sum(successes["noisy_expert"]) >= 5 and steps["noisy_expert"] > steps["expert"]
-    )  # detours, mistakes here and there
+    assert sum(successes["noisy_expert"]) >= 5
+    assert steps["noisy_expert"] > steps["expert"]  # its detours
 
 
 def test_where_nothing_can_be_mistaken_the_wrong_target_says_so(on):
