@@ -11,7 +11,7 @@ ACTIVATE := . "$(abspath $(VENV))/bin/activate"
 INSTALLED := $(VENV)/.installed
 OLDEST := $(VENV)-oldest
 
-.PHONY: help train test test-oldest lint clean
+.PHONY: help train test test-oldest bench bench-full lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ $(OLDEST)/.installed: setup.py pyproject.toml
 
 test-oldest: $(OLDEST)/.installed  ## the same with the oldest version that setup.py allows of everything it names
 	. "$(abspath $(OLDEST))/bin/activate" && python -m pytest $(ARGS)
+
+bench: $(INSTALLED)  ## measure AFSFT beside SFT, about 5 minutes of CPU time (writes outputs/bench)
+	$(ACTIVATE) && python benchmarks/bench.py $(ARGS)
+
+bench-full: $(INSTALLED)  ## the same with larger sizes and more rounds
+	$(ACTIVATE) && python benchmarks/bench.py --full $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(ACTIVATE) && ruff check . && ruff format --check .
