@@ -180,7 +180,8 @@ def test_a_new_adapter_changes_nothing(family, prompts):
     VLMActorCritic.add_adapter(backbone, LoraConfig(r=2))
     backbone.model.eval()
     after = backbone.forward(backbone.collate(encoded, ACTIONS), keep=5)
-    assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
+    for now, then in zip(after, before, strict=True):
+        torch.testing.assert_close(now, then, rtol=1e-6, atol=1e-6)  # some CPUs round by where a tensor lies in memory
 
 
 def gradients(family, prompts, checkpointing: bool) -> dict[str, torch.Tensor]:

@@ -126,6 +126,8 @@ class MoonDream2Model(MoonDream2PreTrainedModel):
         """States [B, L, hidden_size]; arguments as of [`MoonDream2ForConditionalGeneration.forward`]."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        if kwargs.get("cache") is not None:
+            past_key_values = kwargs.pop("cache")  # as transformers calls it from 5.24 on
         empty = past_key_values is None or past_key_values.get_seq_length() == 0
         if inputs_embeds is None:
             is_image = input_ids == self.config.image_token_id
