@@ -40,7 +40,7 @@ $(OLDEST)/.installed: setup.py pyproject.toml
 test-oldest: $(OLDEST)/.installed  ## the same with the oldest version that setup.py allows of everything it names
 	. "$(abspath $(OLDEST))/bin/activate" && python -m pytest $(ARGS)
 
-bench: $(INSTALLED)  ## measure AFSFT beside SFT, about 5 minutes of CPU time (writes outputs/bench)
+bench: $(INSTALLED)  ## measure AFSFT beside SFT, about 3 minutes of CPU time (writes outputs/bench)
 	$(ACTIVATE) && python benchmarks/bench.py $(ARGS)
 
 bench-full: $(INSTALLED)  ## the same with larger sizes and more rounds

@@ -2,7 +2,7 @@
 """
 What AFSFT costs beside SFT: head, whole steps, segments, growth, play and replay, side by side in one run.
 
-    make bench         # about five minutes of CPU time
+    make bench         # about three minutes of CPU time
     make bench-full    # larger heads, more rounds, V up to 257k
 
 Everything is CPU time of this process on one thread, variants in turn, medians with the fastest and the slowest. Each variant is

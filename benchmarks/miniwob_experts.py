@@ -20,7 +20,7 @@ def play(env: MiniWoBEnv, behavior: str, seed: int) -> tuple[bool, int] | None:
     """Whether an episode succeeded, and its time steps; `None` if the behaviour does not fit it."""
     env.reset(seed=seed)
     try:
-        agent = env.make_behavior(behavior, np.random.default_rng([seed, 1]))
+        agent = env.make_behavior(behavior, np.random.default_rng([seed, *env.task.encode()]))
     except BehaviorUnavailableError:
         return None
     terminated = truncated = False

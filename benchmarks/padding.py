@@ -11,6 +11,7 @@ Plays episodes of the scripted behaviours, draws segments as training does and c
 import argparse
 
 import torch
+from training_steps import BABYAI, BLACKJACK
 
 from trl_vlmq import BehaviorPolicy, ReplayBuffer, episodes_to_dataset, play_episodes
 from trl_vlmq.backbones import load_backbone, tiny_model_path
@@ -20,8 +21,6 @@ from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.logs import parse_mixture
 
 
-BABYAI = {"make_env": "trl_vlmq/BabyAI-GoToLocalS6N2-v0", "env_kwargs": {"max_steps": 10}}
-BLACKJACK = {"make_env": "trl_vlmq/Blackjack-v0", "env_kwargs": {"image_size": 112}}
 # name, environment, behaviours, embedded model, turns recalled in the prompt, segments in a batch (the examples')
 LOGS = (
     ("BabyAI", BABYAI, "expert:1,wrong_goal:1,random:1", "tiny-babyai", 0, 32),

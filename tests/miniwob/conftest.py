@@ -47,7 +47,7 @@ def make(chromium):
         env.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _shared(chromium):
     from trl_vlmq.envs.miniwob.env import MiniWoBEnv
 
@@ -58,7 +58,7 @@ def _shared(chromium):
 
 @pytest.fixture
 def on(_shared) -> Callable:
-    """`on(task, seed=0)`: an environment with default options, after a reset; all tests share its browser."""
+    """`on(task, seed=0)`: an environment with default options, after a reset; the tests of a file share its browser."""
 
     def start(task, seed=0):
         _shared.tasks = (task,)
