@@ -260,6 +260,8 @@ class Backbone(ABC):
             return find_language_head(self._base, self.config.get_text_config(), logits_of)
         finally:
             self.model.train(training)
+            # Autocast remembers weights as this forward, without gradient, has cast them; under FSDP2 the next one took those.
+            torch.clear_autocast_cache()
 
     def _run(
         self, inputs: dict[str, torch.Tensor], keep: int, at_head: Callable[[torch.Tensor], torch.Tensor | None]
