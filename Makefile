@@ -6,6 +6,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Passed on to the example (train) or to pytest (test).
 ARGS ?=
+# A process per core, at most four, each in its own part of the tests; ARGS="-n 0" runs them all in one, for --pdb or -s.
+PYTEST := python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 ACTIVATE := . "$(abspath $(VENV))/bin/activate"
 INSTALLED := $(VENV)/.installed
@@ -27,18 +29,18 @@ train: $(INSTALLED)  ## install, then train the BabyAI example (ARGS="--help" sh
 	$(ACTIVATE) && accelerate launch examples/train_babyai.py $(ARGS)
 
 test: $(INSTALLED)  ## install, then run the tests (ARGS="-k episodes" selects some)
-	$(ACTIVATE) && python -m pytest $(ARGS)
+	$(ACTIVATE) && $(PYTEST) $(ARGS)
 
 # The lower bounds of setup.py, as exact versions.
 $(OLDEST)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv "$(OLDEST)"
-	grep -oE '[a-z]+>=[0-9.]+' setup.py | sed 's/>=/==/' > "$(OLDEST)/constraints.txt"
+	grep -oE '[a-z-]+>=[0-9.]+' setup.py | sed 's/>=/==/' > "$(OLDEST)/constraints.txt"
 	. "$(abspath $(OLDEST))/bin/activate" && python -m pip install --constraint "$(OLDEST)/constraints.txt" torch
 	. "$(abspath $(OLDEST))/bin/activate" && python -m pip install --constraint "$(OLDEST)/constraints.txt" -e ".[dev]"
 	touch "$@"
 
 test-oldest: $(OLDEST)/.installed  ## the same with the oldest version that setup.py allows of everything it names
-	. "$(abspath $(OLDEST))/bin/activate" && python -m pytest $(ARGS)
+	. "$(abspath $(OLDEST))/bin/activate" && $(PYTEST) $(ARGS)
 
 bench: $(INSTALLED)  ## measure AFSFT beside SFT, about 3 minutes of CPU time (writes outputs/bench)
 	$(ACTIVATE) && python benchmarks/bench.py $(ARGS)

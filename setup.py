@@ -27,7 +27,7 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19"],
 }
 EXTRAS["dev"] = [
-    "pytest>=9.2", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170",
+    "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170",
     "triton>=3.7; platform_system == 'Linux'",  # its interpreter runs the kernels of GPUs; builds of torch for GPUs bring it
     *EXTRAS["babyai"], *EXTRAS["miniwob"], *EXTRAS["deepspeed"], *EXTRAS["quantization"],
 ]  # fmt: skip
