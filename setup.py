@@ -25,11 +25,12 @@ EXTRAS = {
     "miniwob": ["miniwob>=1.1", "selenium>=4.51"],
     "quantization": ["bitsandbytes>=0.50"],
     "deepspeed": ["deepspeed>=0.19"],
+    "vllm": ["requests>=2.34"],  # the server has an environment of its own
 }
 EXTRAS["dev"] = [
     "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "build>=1.6", "tensorboard>=2.21", "hypothesis>=6.170",
     "triton>=3.7; platform_system == 'Linux'",  # its interpreter runs the kernels of GPUs; builds of torch for GPUs bring it
-    *EXTRAS["babyai"], *EXTRAS["miniwob"], *EXTRAS["deepspeed"], *EXTRAS["quantization"],
+    *EXTRAS["babyai"], *EXTRAS["miniwob"], *EXTRAS["deepspeed"], *EXTRAS["quantization"], *EXTRAS["vllm"],
 ]  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

@@ -4,9 +4,9 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -17,12 +17,17 @@ from .env_worker import EnvironmentFailureError, FaultTolerance
 from .envs import PromptBuilder, check_text_action_env
 from .episodes import Episode, episodes_to_dataset
 from .lengths import check_lengths
-from .policies import EpsilonGreedyPolicy, Policy, VLMPolicy, random_valid_action
+from .policies import EpsilonGreedyPolicy, Policy, Situation, VLMPolicy, random_valid_action
 from .prompt_record import prompt_metadata, save_prompt
 from .rollout import MakeEnv, environment_maker, play_numbered_episodes
 from .rollout_report import RoundStatistics, log_samples, show_samples
 from .schedules import LinearSchedule
 from .shards import EpisodeShards, ShardRecord, read_shard
+
+
+if TYPE_CHECKING:
+    from .vllm_client import VLLMClient
+    from .vllm_policy import ServedAdapter
 
 
 logger = logging.getLogger(__name__)
@@ -84,6 +89,8 @@ class OnlineRolloutCallback(TrainerCallback):
             Weights & Biases) can show them.
         folder (`str` or `Path`, *optional*):
             Where the episodes go; defaults to `episodes` in the output folder.
+        vllm ([`VLLMClient`], *optional*):
+            A vLLM server that acts. Before each round it is given the adapter of the moment; model and critic stay here.
 
     Raises:
         ValueError: names the argument that cannot be.
@@ -106,6 +113,7 @@ class OnlineRolloutCallback(TrainerCallback):
         max_lost_share: float = 0.1,
         show_episodes: int = 0,
         folder: str | Path | None = None,
+        vllm: "VLLMClient | None" = None,
     ):
         self.envs = dict(envs) if isinstance(envs, Mapping) else {_name(envs): envs}
         self.episodes_per_round, self.num_envs, self.start_epoch = episodes_per_round, num_envs, start_epoch
@@ -114,7 +122,7 @@ class OnlineRolloutCallback(TrainerCallback):
         self.epsilon = epsilon or LinearSchedule(1.0, 0.1, 300)
         self.explore_over, self.temperature, self.max_new_tokens = explore_over, temperature, max_new_tokens
         self.step_timeout, self.max_lost_share = step_timeout, max_lost_share
-        self.show_episodes, self.folder = show_episodes, folder
+        self.show_episodes, self.folder, self.vllm = show_episodes, folder, vllm
         if explore_over not in EXPLORATIONS:
             raise ValueError(f"explore_over={explore_over!r}: choose one of {', '.join(EXPLORATIONS)}.")
         for name, low in (("episodes_per_round", 1), ("num_envs", 1), ("start_epoch", 0), ("show_episodes", 0)):
@@ -126,7 +134,12 @@ class OnlineRolloutCallback(TrainerCallback):
             raise ValueError(f"epsilon={self.epsilon}: probabilities lie in [0, 1].")
         if not 0 <= max_lost_share < 1:
             raise ValueError(f"max_lost_share={max_lost_share} lies outside of [0, 1).")
+        if vllm is not None and explore_over == "tokens":
+            raise ValueError(
+                'explore_over="tokens" needs the logits of each token, which a vLLM server keeps: use "actions".'
+            )
         self._trainer: Trainer | None = None
+        self._served: ServedAdapter | None = None
         self.env_steps = 0  # of all rounds and processes so far
 
     # ---- Trainer ----
@@ -157,6 +170,11 @@ class OnlineRolloutCallback(TrainerCallback):
             record = EnvironmentRecord.of(next(iter(self.envs.values())), self.env_kwargs)
             if len(self.envs) == 1 and record is not None:
                 record.save(args.output_dir)
+        if self.vllm is not None:
+            from .vllm_policy import ServedAdapter
+
+            self._served = ServedAdapter(self.vllm, Path(args.output_dir, "vllm"))
+            self._together("The vLLM server's check", self._check_vllm)
         accelerator.wait_for_everyone()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -174,19 +192,12 @@ class OnlineRolloutCallback(TrainerCallback):
         """Plays a round that is due; any round is read and handed to the buffer."""
         trainer, buffer = self._trainer, self._trainer.train_dataset
         epsilon = self.epsilon(round_)
-        started, played, failure = time.perf_counter(), 0, None
+        started, played = time.perf_counter(), 0
         if is_due:
-            with trainer.unsharded():
-                try:
-                    played = self._play(round_, epsilon)
-                except Exception as error:
-                    failure = error
+            if self._served is not None:
+                self._together(f"Round {round_}", lambda: self._served.update(trainer.model.backbone))
+            played = self._together(f"Round {round_}", lambda: self._play(round_, epsilon))
         seconds = time.perf_counter() - started
-        failed = any(gather_object([failure is not None]))  # one that raised alone would leave the others waiting
-        if failure is not None:
-            raise failure
-        if failed:
-            raise EnvironmentFailureError(f"Round {round_} failed in another process, whose message says why.")
         statistics = RoundStatistics(lost=sum(record.lost for record, _ in self._shards.own_parts(round_)))
         for path in self._shards.dealt(round_):
             dataset = read_shard(path)
@@ -206,6 +217,21 @@ class OnlineRolloutCallback(TrainerCallback):
             logs["rollout_tokens_per_second"] = merged.generated_tokens / seconds
         logs |= {"replay_online_turns": buffer.online_turns, "replay_online_bytes": buffer.online_bytes}
         trainer.log(logs)
+
+    def _together(self, what: str, work: Callable[[], int | None]) -> int | None:
+        """Every process does this with all weights at hand; if one of them fails, all do."""
+        result, failure = None, None
+        with self._trainer.unsharded():
+            try:
+                result = work()
+            except Exception as error:
+                failure = error
+        failed = any(gather_object([failure is not None]))  # one that raised alone would leave the others waiting
+        if failure is not None:
+            raise failure
+        if failed:
+            raise EnvironmentFailureError(f"{what} failed in another process, whose message says why.")
+        return result
 
     def _play(self, round_: int, epsilon: float) -> int:
         """Plays what is missing of this process's share of a round, and returns the number of turns played."""
@@ -249,16 +275,17 @@ class OnlineRolloutCallback(TrainerCallback):
         return turns
 
     def _policy(self, epsilon: float) -> Policy:
-        over_tokens = self.explore_over == "tokens"
-        policy = VLMPolicy(
-            self._trainer.model.backbone,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            label=f"online, epsilon {epsilon:.2f}",
-            mask_invalid_tokens=self._trainer.model.mask_invalid_tokens,
-            token_epsilon=epsilon if over_tokens else 0.0,
-        )
-        return policy if over_tokens else EpsilonGreedyPolicy(policy, epsilon)
+        settings = {
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "label": f"online, epsilon {epsilon:.2f}",
+            "mask_invalid_tokens": self._trainer.model.mask_invalid_tokens,
+        }
+        backbone = self._trainer.model.backbone
+        if self.explore_over == "tokens":
+            return VLMPolicy(backbone, token_epsilon=epsilon, **settings)
+        policy = VLMPolicy(backbone, **settings) if self._served is None else self._served.policy(backbone, **settings)
+        return EpsilonGreedyPolicy(policy, epsilon)
 
     def _present(self, round_: int, episodes: list[Episode]) -> None:
         if episodes and self._trainer.accelerator.is_main_process:
@@ -281,6 +308,16 @@ class OnlineRolloutCallback(TrainerCallback):
                 backbone.check_length(prompt, self.max_new_tokens, f"the first prompt of {name}")
             finally:
                 env.close()
+
+    def _check_vllm(self) -> None:
+        """Before hours of offline training: does the server take the adapter, and read prompts as training does?"""
+        self._served.update(self._trainer.model.backbone)
+        env = environment_maker(next(iter(self.envs.values())), self.env_kwargs)()
+        try:
+            prompt, images = self.prompt_builder.build(env.reset(seed=0)[0])
+            self._policy(0.0).act([Situation(0, 0, prompt, images, env)])
+        finally:
+            env.close()
 
     def _check_folder(self, args, resumed: bool) -> None:
         """The episodes that lie there must be those of this run."""
