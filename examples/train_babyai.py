@@ -44,6 +44,7 @@ from trl_vlmq import (
     BehaviorPolicy,
     LinearSchedule,
     OnlineRolloutCallback,
+    VLLMClient,
 )
 from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
@@ -88,6 +89,9 @@ class OnlineArguments:
     online_learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate online, constant."})
     epsilon: float = field(default=0.1, metadata={"help": "Probability of a random action in the first round."})
     epsilon_end: float = field(default=0.02, metadata={"help": "The same in the last round."})
+    vllm_server_base_url: str | None = field(
+        default=None, metadata={"help": "Play online on this vLLM server, http://localhost:8000 for one."}
+    )
 
 
 @dataclass
@@ -153,6 +157,7 @@ def go_online(task: TaskArguments, online: OnlineArguments, comparison: Comparis
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
         episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=MAX_NEW_TOKENS,
         epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
+        vllm=VLLMClient(online.vllm_server_base_url) if online.vllm_server_base_url else None,
     )  # fmt: skip
     trainer = AFSFTTrainer(str(offline / "afsft"), args=run, train_dataset=logs, callbacks=[play])
     backbone = trainer.model.backbone

@@ -58,8 +58,13 @@ class ServedAdapter:
         version = [uuid.uuid4().hex[:12]]
         broadcast_object_list(version)
         self._name, path = self._prefix + version[0], self.folder / version[0]
-        if not PartialState().is_main_process:
-            return
+        try:
+            if PartialState().is_main_process:
+                self._load(backbone, path)
+        finally:
+            PartialState().wait_for_everyone()  # before the others ask for it; they learn of a failure by asking
+
+    def _load(self, backbone: Backbone, path: Path) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         weights = {name: weight.detach() for name, weight in backbone.model.named_parameters() if "lora_" in name}
         backbone.model.save_pretrained(path, state_dict=weights)

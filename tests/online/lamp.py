@@ -71,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--save_steps", type=int, default=3)
+    parser.add_argument("--vllm", help="address of a server to play on")
     parser.add_argument("--curve", action="store_true", help="evaluate on the way")
     args = parser.parse_args()
 
@@ -87,6 +88,7 @@ def main() -> None:
         LinearSchedule,
         OnlineRolloutCallback,
         PolicyEvaluationCallback,
+        VLLMClient,
         VLMPolicy,
         episodes_to_dataset,
         evaluate_policy,
@@ -111,8 +113,9 @@ def main() -> None:
 
     make.__name__ = "lamp"
     callback = OnlineRolloutCallback(
-        make, episodes_per_round=24, num_envs=4, start_epoch=1, epsilon=LinearSchedule(0.6, 0.1, 3), max_new_tokens=3
-    )
+        make, episodes_per_round=24, num_envs=4, start_epoch=1, epsilon=LinearSchedule(0.6, 0.1, 3), max_new_tokens=3,
+        vllm=VLLMClient(args.vllm) if args.vllm else None,
+    )  # fmt: skip
     torch.manual_seed(0)
     trainer = AFSFTTrainer(
         args.base,

@@ -15,6 +15,10 @@ import trl_vlmq
 from trl_vlmq.shards import EpisodeShards, read_shard
 
 
+sys.path.insert(0, str(Path(__file__).parent))
+from vllm_loopback import LoopbackVLLM  # noqa: E402
+
+
 DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ZERO = ["-m", "accelerate.commands.launch", "--use_deepspeed", "--zero3_init_flag", "false", "--num_processes", "2",
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
@@ -119,6 +123,24 @@ def test_under_fsdp2_processes_do_not_wait_for_each_others_episodes(run, tmp_pat
     assert [[point[0] for point in r["curve"]] for r in results] == [[0, 8, 16], []]
     assert_each_played_its_own(tmp_path / "run", results)
     assert_the_mean_of_the_last_weights_was_saved(tmp_path / "run")
+
+
+@pytest.mark.parametrize("launcher", [[*ZERO, "--zero_stage", "3"], FSDP], ids=["zero 3", "fsdp2"])
+def test_a_server_is_given_the_whole_adapter_of_weights_that_are_sharded(run, tmp_path, base_folder, launcher):
+    if "--use_deepspeed" in launcher:
+        pytest.importorskip("deepspeed")
+    server = LoopbackVLLM(base_folder)
+    results = run(launcher, tmp_path / "run", "--uneven", "--save_steps", "8", "--vllm", server.url)
+    server.shutdown()
+    server.server_close()
+    assert_each_played_its_own(tmp_path / "run", results)
+    assert len(server.loaded) == 4 and len(server.adapters) == 1 and server.requests
+    # The second round is played after 8 steps, of which a checkpoint was saved.
+    saved = load_file(tmp_path / "run" / "checkpoint-8" / "adapter_model.safetensors")
+    loaded = {name.replace(".default.", "."): weight for name, weight in server.loaded[2].items()}
+    assert saved and loaded.keys() == saved.keys()
+    for name, weight in saved.items():
+        torch.testing.assert_close(loaded[name], weight, rtol=0, atol=0)
 
 
 def test_zero_3_that_would_save_empty_adapters_is_refused(start, tmp_path):

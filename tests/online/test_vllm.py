@@ -86,7 +86,9 @@ def test_each_round_is_played_with_the_weights_of_the_moment_and_the_server_keep
 def test_a_run_that_goes_on_has_the_server_forget_what_it_left_there(serve, make_trainer, make_callback):
     server = serve()
     for epochs in (1, 2):
-        trainer = make_trainer(make_callback(vllm=VLLMClient(server.url)), num_train_epochs=epochs, save_strategy="epoch")
+        trainer = make_trainer(
+            make_callback(vllm=VLLMClient(server.url)), num_train_epochs=epochs, save_strategy="epoch"
+        )
         trainer.train(resume_from_checkpoint=epochs > 1 or None)
     assert len(server.adapters) == 1
 

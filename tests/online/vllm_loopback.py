@@ -98,7 +98,10 @@ class LoopbackVLLM(ThreadingHTTPServer):
             logprobs.append({"token": "", "logprob": float(raw[ids[-1]])})
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": self.processor.tokenizer.decode(ids, skip_special_tokens=True)},
+            "message": {
+                "role": "assistant",
+                "content": self.processor.tokenizer.decode(ids, skip_special_tokens=True),
+            },
             "logprobs": {"content": logprobs} if body["logprobs"] else None,
             "finish_reason": "stop" if ids[-1] in body["stop_token_ids"] else "length",
             "token_ids": ids if body["return_token_ids"] else None,
