@@ -59,7 +59,7 @@ GAMES = {
     "Blackjack": Recipe("random", 16_750, 2.0),  # about 28,800 actions, as many as in the paper
     "NumberLine": Recipe("random", 5_000, 1.0),
     "EZPoints": Recipe("random", 10_000, 0.4, new_deals=True),
-    "Points24": Recipe("expert:3,noisy_expert:1,random:1", 10_000, 0.4, new_deals=True),
+    "Points24": Recipe("expert:2,forgetful:1,noisy_expert:1,random:1", 10_000, 0.4, new_deals=True),
 }
 
 

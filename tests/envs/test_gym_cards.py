@@ -320,6 +320,24 @@ def test_behaviors_differ_in_quality(game):
         assert rates["expert"] == 1.0 and rates[bad] == 0.0
 
 
+@pytest.mark.parametrize("game", ["EZPoints", "Points24"])
+def test_a_forgetful_player_shows_what_it_costs_to_play_a_number_twice(game):
+    env, lost, solved = make(game), 0, 0
+    for seed in range(100):
+        env.reset(seed=seed)
+        player, done = env.make_behavior("forgetful", np.random.default_rng(seed)), False
+        while not done:
+            formula, twice = list(env.formula), env.unused()
+            _, reward, terminated, truncated, info = env.step(player.act())
+            done = terminated or truncated
+            action = info["executed_action"]
+            if action in formula and action.isdecimal() and not twice[action]:
+                assert reward == -1 and env.formula == formula
+                lost += 1
+        solved += info["success"]
+    assert lost > 20 and solved > 30  # it loses a point and goes on
+
+
 @pytest.mark.parametrize("game", GAMES)
 def test_thoughts_come_before_the_action_and_say_what_is_seen(game):
     env = make(game, thoughts=True)

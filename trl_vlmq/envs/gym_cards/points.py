@@ -43,7 +43,7 @@ class PointsEnv(GymCardsEnv):
             Those of [`~trl_vlmq.envs.gym_cards.GymCardsEnv`].
     """
 
-    behaviors = ("random", "expert", "noisy_expert", "careless")
+    behaviors = ("random", "expert", "noisy_expert", "forgetful", "careless")
 
     def __init__(
         self, target: int, num_cards: int, operators: Sequence[str], *, deals: str | None = None,
@@ -120,7 +120,13 @@ class PointsEnv(GymCardsEnv):
         else:
             formulas = solutions(tuple(values), self.target, self.signs)
         plans = [[*formula, "="] for formula in formulas]
-        choose = lambda: self._continue(plans)  # noqa: E731
+
+        def choose() -> str:
+            used = [token for token in self.formula if token in NUMBERS]
+            if name == "forgetful" and used and rng.random() < NOISE:
+                return used[int(rng.integers(len(used)))]  # not written if no other card shows it, and a point lost
+            return self._continue(plans)
+
         return ScriptedBehavior(self, rng, choose, noise=NOISE if name == "noisy_expert" else 0.0)
 
     def _continue(self, plans: list[list[str]]) -> str:
