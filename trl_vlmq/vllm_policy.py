@@ -67,7 +67,7 @@ class ServedAdapter:
     def _load(self, backbone: Backbone, path: Path) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         weights = {name: weight.detach() for name, weight in backbone.model.named_parameters() if "lora_" in name}
-        backbone.model.save_pretrained(path, state_dict=weights)
+        backbone.model.save_pretrained(path, state_dict=weights, save_embedding_layers=False)
         self.client.load_adapter(self._name, str(path))
         for name in self.client.models():
             if name.startswith(self._prefix) and name != self._name:
