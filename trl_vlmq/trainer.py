@@ -24,6 +24,7 @@ from .callbacks import InterruptCallback, PolicyEvaluationCallback, StepHooks
 from .checkpoints import newest_checkpoint
 from .collator import TokenTDCollator
 from .config import AFSFTConfig
+from .hardware import ReturnFreeMemory
 from .launch import refuse_data_parallel, refuse_empty_saves
 from .non_finite import FiniteGuard
 from .online import OnlineRolloutCallback
@@ -109,6 +110,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
         self._hooks = StepHooks(self)
         evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         evals = {name: build_buffer(data, name, actor_critic, args) for name, data in evals.items()}
+        on_cpu = [ReturnFreeMemory()] if args.device.type == "cpu" else []
         super().__init__(
             model=actor_critic,
             args=args,
@@ -116,7 +118,7 @@ class AFSFTTrainer(PushesAgents, Trainer):
             train_dataset=build_buffer(train_dataset, "train_dataset", actor_critic, args),
             eval_dataset=evals if isinstance(eval_dataset, dict) else evals["eval_dataset"],
             processing_class=backbone.processor,
-            callbacks=[*(callbacks or []), self._interrupt, self._hooks],
+            callbacks=[*(callbacks or []), self._interrupt, self._hooks, *on_cpu],
             optimizers=optimizers,
         )
         refuse_empty_saves(self.accelerator)
