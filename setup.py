@@ -24,7 +24,7 @@ EXTRAS = {
     "babyai": ["minigrid>=3.2"],
     "miniwob": ["miniwob>=1.1", "selenium>=4.51"],
     "quantization": ["bitsandbytes>=0.50"],
-    "deepspeed": ["deepspeed>=0.19.8"],  # before it processes that play under ZeRO-3 now and then compute NaN
+    "deepspeed": ["deepspeed>=0.19.8"],  # older ones compute NaN now and then after play under ZeRO-3
     "vllm": ["requests>=2.34"],  # the server has an environment of its own
 }
 EXTRAS["dev"] = [

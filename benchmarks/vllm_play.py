@@ -59,7 +59,6 @@ def train(client: VLLMClient, folder: str) -> AFSFTTrainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://localhost:8000", help="the server, which holds tiny-babyai")
-    parser.add_argument("--situations", type=int, default=64)
     args = parser.parse_args()
     client = VLLMClient(args.url)
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +69,7 @@ def main() -> None:
             if "rollout_success" in entry:
                 print(f"round: success {entry['rollout_success']:.0%}, syntax {entry['rollout_syntax_accuracy']:.0%}")
 
-        situations = [first_turn(seed) for seed in range(args.situations)]
+        situations = [first_turn(seed) for seed in range(64)]
         here, there = VLMPolicy(backbone), served.policy(backbone)
         there.act(situations[:1])
         seconds, answers = [], []

@@ -44,7 +44,6 @@ from trl_vlmq import (
     BehaviorPolicy,
     LinearSchedule,
     OnlineRolloutCallback,
-    VLLMClient,
 )
 from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import comparison_table, plot_comparison
@@ -157,7 +156,7 @@ def go_online(task: TaskArguments, online: OnlineArguments, comparison: Comparis
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
         episodes_per_round=online.online_episodes, num_envs=online.online_episodes, max_new_tokens=MAX_NEW_TOKENS,
         epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
-        vllm=VLLMClient(online.vllm_server_base_url) if online.vllm_server_base_url else None,
+        vllm=vllm_client(online.vllm_server_base_url),
     )  # fmt: skip
     trainer = AFSFTTrainer(str(offline / "afsft"), args=run, train_dataset=logs, callbacks=[play])
     backbone = trainer.model.backbone
@@ -176,6 +175,15 @@ def go_online(task: TaskArguments, online: OnlineArguments, comparison: Comparis
     if PartialState().is_main_process:
         print(f"\n{comparison_table(after.results)}")
         save_online_results(task, after, describe_logs(logs), curve.curve, trainer, offline / "results.json")
+
+
+def vllm_client(base_url: str | None):
+    """The server to play on, if one was named."""
+    if base_url is None:
+        return None
+    from trl_vlmq import VLLMClient  # an extra of its own
+
+    return VLLMClient(base_url)
 
 
 def save_online_results(

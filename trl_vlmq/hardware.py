@@ -39,10 +39,9 @@ class ReturnFreeMemory(TrainerCallback):
     process would otherwise grow by gigabytes in a few hundred steps. Where the library is not glibc nothing happens.
     """
 
-    def __init__(self, every_steps: int = 100):
-        self.every_steps = every_steps
+    def __init__(self):
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._trim is not None and state.global_step % self.every_steps == 0:
+        if self._trim is not None and state.global_step % 100 == 0:
             self._trim(0)

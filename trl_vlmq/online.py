@@ -194,8 +194,6 @@ class OnlineRolloutCallback(TrainerCallback):
         epsilon = self.epsilon(round_)
         started, played = time.perf_counter(), 0
         if is_due:
-            if self._served is not None:
-                self._together(f"Round {round_}", lambda: self._served.update(trainer.model.backbone))
             played = self._together(f"Round {round_}", lambda: self._play(round_, epsilon))
         seconds = time.perf_counter() - started
         statistics = RoundStatistics(lost=sum(record.lost for record, _ in self._shards.own_parts(round_)))
@@ -236,6 +234,8 @@ class OnlineRolloutCallback(TrainerCallback):
     def _play(self, round_: int, epsilon: float) -> int:
         """Plays what is missing of this process's share of a round, and returns the number of turns played."""
         accelerator = self._trainer.accelerator
+        if self._served is not None:
+            self._served.update(self._trainer.model.backbone)
         rank, processes = accelerator.process_index, accelerator.num_processes
         share = self.episodes_per_round // processes + (rank < self.episodes_per_round % processes)
         seed = int(np.random.SeedSequence([self._trainer.args.seed, round_, rank, 4]).generate_state(1)[0])

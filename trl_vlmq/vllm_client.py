@@ -28,7 +28,7 @@ class VLLMClient:
         api_key (`str`, *optional*):
             What the server was given as `--api-key`.
         timeout (`float`, *optional*, defaults to `300.0`):
-            Seconds to wait for an answer.
+            Seconds to wait for an answer; an action that is lost is asked for three times more.
 
     Raises:
         ValueError: names the argument that cannot be.
@@ -43,11 +43,11 @@ class VLLMClient:
         self._session = requests.Session()
         if api_key is not None:
             self._session.headers["Authorization"] = f"Bearer {api_key}"
-        # The same request brings the same answer (seeds), so one that was lost on its way is sent again.
+        # An action asked for twice is the same (seeds), so one that was lost on its way is asked for again. An adapter is not.
         retries = Retry(
             3, backoff_factor=0.5, status_forcelist=[502, 503], allowed_methods=None, raise_on_status=False
         )
-        self._session.mount(self.base_url, HTTPAdapter(pool_maxsize=256, max_retries=retries))
+        self._session.mount(f"{self.base_url}/v1/chat/", HTTPAdapter(pool_maxsize=256, max_retries=retries))
 
     def models(self) -> list[str]:
         """Names of what the server serves, base model and adapters.

@@ -3,10 +3,9 @@
 
 import base64
 import hashlib
-import io
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from PIL import Image
 
 from .backbones import Backbone, GeneratedAction
-from .policies import Situation
+from .episodes import encode_image
+from .policies import Situation, VLMPolicy
 from .vllm_client import VLLMClient, VLLMError
 
 
@@ -85,20 +85,24 @@ def check_adapter(backbone: Backbone) -> None:
     Raises:
         ValueError: if what is trained is not a LoRA adapter alone.
     """
-    if not isinstance(backbone.model, PeftModel):
+    config = backbone.model.active_peft_config if isinstance(backbone.model, PeftModel) else None
+    if not isinstance(config, LoraConfig):
         raise ValueError(
             "vLLM is given a LoRA adapter, and this model has none: pass a peft_config, or play without vllm."
         )
-    config = backbone.model.peft_config[backbone.model.active_adapter]
-    for name, allowed in (("modules_to_save", None), ("bias", "none"), ("use_dora", False)):
-        if (getattr(config, name, allowed) or allowed) != allowed:
+    for name, value in (
+        ("modules_to_save", config.modules_to_save),
+        ("bias", config.bias != "none"),
+        ("use_dora", config.use_dora),
+    ):
+        if value:
             raise ValueError(
-                f"vLLM does not take adapters with {name}={getattr(config, name)!r}: leave it at {allowed!r}."
+                f"vLLM does not take adapters with {name}={getattr(config, name)!r}: leave it at its default."
             )
 
 
-class VLLMPolicy:
-    """A model acts on a vLLM server, one request a turn, as many at once as there are environments.
+class VLLMPolicy(VLMPolicy):
+    """A [`VLMPolicy`] on a vLLM server: one request a turn, as many at once as there are environments.
 
     Args:
         backbone ([`Backbone`]):
@@ -127,18 +131,12 @@ class VLLMPolicy:
         label: str = "policy",
         mask_invalid_tokens: bool = True,
     ):
-        self.backbone, self.client, self.model = backbone, client, model
-        self.temperature, self.max_new_tokens, self.label = temperature, max_new_tokens, label
+        super().__init__(backbone, temperature, max_new_tokens, label, mask_invalid_tokens)
+        self.client, self.model = client, model
         forbidden = (~backbone.valid_token_mask()).nonzero()[:, 0].tolist() if mask_invalid_tokens else []
         vocabulary = backbone.config.get_text_config().vocab_size  # vLLM's logits end there
         self._bias = {str(token): -100.0 for token in forbidden if token < vocabulary}
         self._checked = False
-
-    def name(self, seed: int) -> str:
-        return self.label
-
-    def start(self, situation: Situation) -> None:
-        pass
 
     def act(self, situations: Sequence[Situation]) -> list[GeneratedAction]:
         with ThreadPoolExecutor(max_workers=max(1, len(situations))) as threads:
@@ -176,7 +174,9 @@ class VLLMPolicy:
         here = self.backbone.encode(situation.prompt, situation.images).tokens["input_ids"].tolist()
         there = answer.get("prompt_token_ids")
         if there is None:
-            raise VLLMError(f"{self.client.base_url} does not return token ids: use vLLM 0.11 or newer.")
+            raise VLLMError(
+                f"{self.client.base_url} does not return token ids, as newer versions of vLLM do: update it."
+            )
         if here != there:
             place = next(
                 (i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there))
@@ -195,14 +195,9 @@ class VLLMPolicy:
         return GeneratedAction(self.backbone.decode(ids), ids, stopped, logp)
 
 
-def _part(part: dict[str, Any], images) -> dict[str, Any]:
+def _part(part: dict[str, Any], images: Iterator[Image.Image]) -> dict[str, Any]:
     """A part of a message as the API wants it."""
     if part["type"] != "image":
         return {"type": "text", "text": part["text"]}
-    return {"type": "image_url", "image_url": {"url": _data_url(next(images))}}
-
-
-def _data_url(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    png = base64.b64encode(encode_image(next(images))).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import AutoProcessor
 
 from trl_vlmq import VLLMClient, VLLMError, VLLMPolicy, VLMPolicy, load_episodes, play_episodes
 from trl_vlmq.backbones import load_backbone
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.policies import Situation
+from trl_vlmq.vllm_policy import check_adapter
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +35,14 @@ def serve(base_folder) -> Callable[..., LoopbackVLLM]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def with_adapter(server: LoopbackVLLM, trainer) -> VLLMClient:
+    """A client of the server, which holds what the trainer has saved as `"agent"`."""
+    trainer.save_model()  # the critic lies in the same folder
+    client = VLLMClient(server.url + "/v1/")
+    client.load_adapter("agent", trainer.args.output_dir)
+    return client
 
 
 @pytest.fixture
@@ -93,12 +102,10 @@ def test_a_run_that_goes_on_has_the_server_forget_what_it_left_there(serve, make
     assert len(server.adapters) == 1
 
 
-def test_a_trained_adapter_acts_there_as_here(serve, make_trainer, situations, tmp_path):
+def test_a_trained_adapter_acts_there_as_here(serve, make_trainer, situations):
     trainer = make_trainer(learning_rate=5e-2)
     trainer.train()
-    trainer.save_model()  # the critic lies in the same folder
-    client = VLLMClient(serve().url + "/v1/")
-    client.load_adapter("agent", trainer.args.output_dir)
+    client = with_adapter(serve(), trainer)
     backbone = trainer.model.backbone
     here = VLMPolicy(backbone, max_new_tokens=12).act(situations)
     there = VLLMPolicy(backbone, client, "agent", max_new_tokens=12).act(situations)
@@ -106,13 +113,9 @@ def test_a_trained_adapter_acts_there_as_here(serve, make_trainer, situations, t
     np.testing.assert_allclose([a.logp for a in there], [a.logp for a in here], rtol=1e-3, atol=1e-3)
 
 
-def test_an_action_depends_on_its_episode_and_turn_and_not_on_who_is_asked_beside_it(
-    serve, make_trainer, lamp, situations
-):
+def test_an_action_depends_on_its_episode_and_turn_and_not_on_who_is_asked_beside_it(serve, make_trainer, lamp):
     trainer = make_trainer()
-    trainer.model.backbone.model.save_pretrained(trainer.args.output_dir)
-    client = VLLMClient(serve().url)
-    client.load_adapter("agent", trainer.args.output_dir)
+    client = with_adapter(serve(), trainer)
     policy = VLLMPolicy(trainer.model.backbone, client, "agent", temperature=1.0, max_new_tokens=4)
     alone, four = ([e.turns[0].completion_ids for e in play_episodes(lamp, policy, 8, num_envs=n)] for n in (1, 4))
     assert alone == four and len({tuple(ids) for ids in alone}) > 1
@@ -128,9 +131,7 @@ def test_tokens_that_no_action_may_hold_are_never_sampled(serve, make_trainer, s
         model.lm_head.weight[image] = 10 * state / state.norm()  # this model wants to write an image
     model.save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
-    backbone.model.save_pretrained(trainer.args.output_dir)
-    client = VLLMClient(serve(str(tmp_path / "other")).url)
-    client.load_adapter("agent", trainer.args.output_dir)
+    client = with_adapter(serve(str(tmp_path / "other")), trainer)
 
     def first_token(**settings) -> int:
         policy = VLLMPolicy(backbone, client, "agent", max_new_tokens=1, **settings)
@@ -191,10 +192,6 @@ def test_what_a_server_cannot_be_given_is_refused(serve, make_trainer, make_call
     train_with(make_trainer, make_callback, client, "pass a peft_config", ValueError, lora=False)
     with pytest.raises(ValueError, match="explore_over"):
         make_callback(vllm=client, explore_over="tokens")
-    from peft import get_peft_model
-
-    from trl_vlmq.vllm_policy import check_adapter
-
     backbone = load_backbone(base_folder)
     config = LoraConfig(r=2, target_modules=backbone.lora_target_modules, modules_to_save=["lm_head"])
     backbone.model = get_peft_model(backbone.model, config)
@@ -206,6 +203,9 @@ def test_an_adapter_that_is_not_there_is_named_in_the_servers_words(serve, tmp_p
     client = VLLMClient(serve().url)
     with pytest.raises(VLLMError, match="cannot be found at"):
         client.load_adapter("agent", str(tmp_path / "nowhere"))
+
+
+def test_arguments_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="http://"):
         VLLMClient("localhost:8000")
     with pytest.raises(ValueError, match="timeout"):

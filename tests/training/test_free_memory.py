@@ -26,7 +26,7 @@ for _ in range(4000):
 before = resident()
 large.clear()
 gone = resident()
-callback, state = ReturnFreeMemory(every_steps=100), TrainerState()
+callback, state = ReturnFreeMemory(), TrainerState()
 state.global_step = 99
 callback.on_step_end(None, state, None)
 early = resident()
