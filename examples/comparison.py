@@ -30,8 +30,10 @@ from trl_vlmq.diagnostics import (
     calibrate_returns,
     calibrate_tokens,
     comparison_table,
+    environment_table,
     plot_calibration,
     plot_comparison,
+    plot_environments,
     rank_actions,
     report_filter,
 )
@@ -44,7 +46,6 @@ from trl_vlmq.prompt_record import agree_on_prompt, prompt_of_episodes, save_pro
 from trl_vlmq.statistics import paired_bootstrap
 
 
-MAX_NEW_TOKENS = 16
 HOW = (("greedy", 0.0), ("sampled", 1.0))  # name and temperature
 
 
@@ -82,7 +83,7 @@ class ComparisonTrainingArguments(AFSFTConfig):
 
 
 def collect_or_load(
-    episodes_path: str | None, policy: Policy, num_episodes: int, args: AFSFTConfig, env: dict
+    episodes_path: str | None, policy: Policy, num_episodes: int, args: AFSFTConfig, env: dict, num_envs: int = 64
 ) -> Dataset:
     """The logs: collected once, by the first process, into the output folder; or loaded from a file that is there.
 
@@ -92,7 +93,7 @@ def collect_or_load(
     path = Path(episodes_path or Path(args.output_dir, "episodes.parquet"))
     with PartialState().main_process_first():
         if episodes_path is None and PartialState().is_main_process:
-            collect_logs(path, policy=policy, num_episodes=num_episodes, seed=args.seed, **env)
+            collect_logs(path, policy=policy, num_episodes=num_episodes, seed=args.seed, num_envs=num_envs, **env)
         agree_on_prompt(prompt_of_episodes(path), env["prompt_builder"].history)
         return load_episodes(path)
 
@@ -113,8 +114,14 @@ class Comparison:
         variants (`dict[str, dict]`, *optional*):
             What policies play: a label that is added to their names -> what differs from `env_kwargs`. By default the
             environment of the logs. The first one gives the curves.
+        num_envs (`int`, *optional*, defaults to `128`):
+            Environments at once in evaluations.
 
     Attributes:
+        how (`tuple`):
+            Names and temperatures of the ways in which a model plays.
+        max_new_tokens (`int`):
+            Tokens of an action, at most.
         results (`dict[str, EvaluationResult]`):
             Name of each policy -> its held-out episodes.
         curves (`dict[str, list]`):
@@ -123,6 +130,9 @@ class Comparison:
             Objective -> what is known of its critic.
     """
 
+    how = HOW
+    max_new_tokens = 16
+
     def __init__(
         self,
         settings: ComparisonArguments,
@@ -130,11 +140,13 @@ class Comparison:
         model_args: ModelArguments,
         env: dict,
         variants: dict[str, dict] | None = None,
+        num_envs: int = 128,
     ):
+        self.num_envs = num_envs
         self.settings, self.args, self.model_args, self.env = settings, args, model_args, env
         self.out = Path(args.output_dir)
         self.evaluate = {
-            label: partial(evaluate_policy, num_envs=128, **env | {"env_kwargs": env["env_kwargs"] | changes})
+            label: partial(evaluate_policy, num_envs=num_envs, **env | {"env_kwargs": env["env_kwargs"] | changes})
             for label, changes in (variants or {"": {}}).items()
         }
         self.results: dict[str, EvaluationResult] = {}
@@ -157,8 +169,13 @@ class Comparison:
 
     def play(self, name: str, backbone, temperature: float, num_episodes: int | None = None) -> None:
         """Held-out episodes of a model."""
-        policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
+        policy = VLMPolicy(backbone, temperature=temperature, max_new_tokens=self.max_new_tokens)
         self.play_policy(name, policy, num_episodes or self.settings.eval_episodes)
+
+    def play_all(self, name: str, backbone) -> None:
+        """Held-out episodes of a model in each of the ways."""
+        for how, temperature in self.how:
+            self.play(f"{name} ({how})", backbone, temperature)
 
     def play_policy(self, name: str, policy: Policy, num_episodes: int) -> None:
         """Held-out episodes of anybody, of every variant; played by the first process."""
@@ -215,15 +232,14 @@ class Comparison:
         if model.critic is not None and PartialState().is_main_process:
             figure = self.out / f"{objective}_critic.png"
             self.critics[objective] = examine_critic(model, eval_dataset, self.env, figure)
-        for how, temperature in HOW:
-            self.play(f"{objective} ({how})", model.backbone, temperature)
+        self.play_all(objective, model.backbone)
 
     def curve(self, backbone, steps: int) -> PolicyEvaluationCallback:
         """Plays on the way, on other episodes than those of the end."""
         evaluate = next(iter(self.evaluate.values()))
         return PolicyEvaluationCallback(
             partial(evaluate, num_episodes=self.settings.curve_episodes, seed=2_000_000, progress=None),
-            VLMPolicy(backbone, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS),
+            VLMPolicy(backbone, temperature=1.0, max_new_tokens=self.max_new_tokens),
             every_steps=max(1, steps // self.settings.curve_points),
         )
 
@@ -249,6 +265,11 @@ class Comparison:
             title=f"{task}: {', '.join(map(str.upper, self.curves))} on logs with {logs['all']['success']:.0%} successes",
             switch_on=round(self.args.filter_warmup_ratio * self.args.max_steps),
         )  # fmt: skip
+        if any(len(result.by_environment()) > 1 for result in self.results.values()):
+            by_environment = environment_table(self.results)
+            print(f"\n{by_environment}")
+            table += f"\n\n{by_environment}"
+            plot_environments(self.out / "environments.png", self.results, f"{task}: held-out episodes")
         summary = {
             "task": task,
             "seed": self.args.seed,
@@ -298,7 +319,7 @@ def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict, figure: 
     for name, numbers in kept.items():
         print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
     tokens = calibrate_tokens(model, held_out)
-    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS)
+    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=Comparison.max_new_tokens)
     returns = calibrate_returns(model, policy=policy, num_episodes=100, **env)
     print(f"{tokens.verdict()}\n{returns.verdict()}")
     plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from trl_vlmq import EvaluationResult
-from trl_vlmq.diagnostics import comparison_table, plot_comparison
+from trl_vlmq.diagnostics import comparison_table, environment_table, plot_comparison, plot_environments
 from trl_vlmq.statistics import paired_bootstrap
 
 
@@ -70,6 +70,10 @@ def main() -> None:
     pooled = {name: pool([outcomes[name] for outcomes in seeds.values()]) for name in names}
 
     print(f"{task}, seeds {', '.join(map(str, seeds))}\n\n{comparison_table(pooled)}")
+    if any(len(result.by_environment()) > 1 for result in pooled.values()):
+        print(f"\n{environment_table(pooled)}")
+        if args.figure is not None:
+            plot_environments(args.figure.with_stem(f"{args.figure.stem}_environments"), pooled, task)
     print(f"\nsuccess in the logs: {', '.join(f'{rate:.1%}' for rate in logs.values())}")
     pairs = [pair for pair in PAIRS if {f"{name} ({how})" for name in pair for how in HOW} <= set(names)]
     for better, base in pairs:

@@ -23,12 +23,14 @@ class EvaluationResult:
         returns (`numpy.ndarray`): undiscounted sum of rewards, float64 [E].
         lengths (`numpy.ndarray`): turns, int64 [E].
         valid_actions (`numpy.ndarray`): turns whose action the environment could read, int64 [E].
+        env_ids (`numpy.ndarray`): what was played, str [E].
     """
 
     success: np.ndarray
     returns: np.ndarray
     lengths: np.ndarray
     valid_actions: np.ndarray
+    env_ids: np.ndarray
 
     @property
     def success_rate(self) -> float:
@@ -43,6 +45,14 @@ class EvaluationResult:
     def syntax_accuracy(self) -> float:
         """Share of actions that the environment could read."""
         return float(self.valid_actions.sum() / self.lengths.sum())
+
+    def by_environment(self) -> "dict[str, EvaluationResult]":
+        """Gymnasium id of each environment, in alphabetical order -> its episodes alone."""
+        of_each = {env_id: self.env_ids == env_id for env_id in np.unique(self.env_ids)}
+        return {
+            str(env_id): EvaluationResult(**{name: values[chosen] for name, values in vars(self).items()})
+            for env_id, chosen in of_each.items()
+        }
 
     def summary(self) -> dict[str, float]:
         """All of it as plain numbers."""
@@ -64,13 +74,12 @@ class EvaluationResult:
     def of(cls, episodes: Iterable[Episode]) -> "EvaluationResult":
         """The outcome of episodes; they are read one by one and not kept."""
         rows = [
-            (bool(e.success), e.total_reward, e.length, sum(bool(t.action_is_valid) for t in e.turns))
+            (bool(e.success), e.total_reward, e.length, sum(bool(t.action_is_valid) for t in e.turns), str(e.env_id))
             for e in episodes
         ]
         if not rows:
             raise ValueError("There are no episodes to evaluate.")
-        success, returns, lengths, valid = zip(*rows, strict=True)
-        return cls(np.array(success), np.array(returns), np.array(lengths), np.array(valid))
+        return cls(*map(np.array, zip(*rows, strict=True)))
 
 
 def evaluate_policy(

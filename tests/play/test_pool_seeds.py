@@ -30,6 +30,7 @@ def write_run(folder: Path, seed: int, success: dict[str, np.ndarray], steps: in
     for name, outcome in success.items():
         fields = {"success": outcome, "returns": outcome.astype(float)}
         fields |= {"lengths": np.full(len(outcome), 4), "valid_actions": np.full(len(outcome), 3)}
+        fields["env_ids"] = np.full(len(outcome), "trl_vlmq/BabyAI-GoTo-v0")
         arrays |= {f"{name}|{field}": values for field, values in fields.items()}
     np.savez_compressed(folder / "outcomes.npz", **arrays)
     return folder

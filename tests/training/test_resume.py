@@ -129,7 +129,9 @@ def test_playing_on_the_way_does_not_change_what_is_learned(make_trainer, snapsh
         actions = policy.backbone.generate(prompts, max_new_tokens=3)
         logps.append([action.logp for action in actions])
         success = np.array([len(logps) > 2, True, False])
-        return EvaluationResult(success, success * 1.0, np.array([1, 1, 1]), np.array([1, 0, 1]))
+        return EvaluationResult(
+            success, success * 1.0, np.array([1, 1, 1]), np.array([1, 0, 1]), np.array(["env"] * 3)
+        )
 
     logps = []
     played = make_trainer(**settings)

@@ -4,6 +4,7 @@
 from trl_vlmq.signatures import SIGNS, FailureSignatureCallback
 
 from .action_ranking import ActionRanking, action_values, rank_actions
+from .by_environment import environment_table, plot_environments
 from .calibration_figure import plot_calibration
 from .comparison import comparison_table, plot_comparison
 from .filtering import FilterReport, report_filter
@@ -22,8 +23,10 @@ __all__ = [
     "calibrate_returns",
     "calibrate_tokens",
     "comparison_table",
+    "environment_table",
     "plot_calibration",
     "plot_comparison",
+    "plot_environments",
     "rank_actions",
     "report_filter",
 ]

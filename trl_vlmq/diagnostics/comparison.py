@@ -71,7 +71,7 @@ def plot_comparison(
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     for name, points in curves.items():
         steps, rate, low, high = zip(*points, strict=True)
-        color = _color(name)
+        color = policy_color(name)
         (line,) = left.plot(
             steps, [100 * r for r in rate], marker="o", markersize=4, label=name.upper().replace("_", " "), color=color,
             clip_on=False,
@@ -90,7 +90,7 @@ def plot_comparison(
         result = results[name]
         low, high = result.success_interval
         rate = result.success_rate
-        right.barh(i, 100 * rate, color=_color(name) or "#c9c2b4", height=0.7)
+        right.barh(i, 100 * rate, color=policy_color(name) or "#c9c2b4", height=0.7)
         right.errorbar(
             100 * rate, i, xerr=[[100 * max(0.0, rate - low)], [100 * max(0.0, high - rate)]],
             color="black", capsize=3, linewidth=1,
@@ -111,6 +111,6 @@ def plot_comparison(
     figure.savefig(path, dpi=150)
 
 
-def _color(name: str) -> str | None:
+def policy_color(name: str) -> str | None:
     """Colour of a policy by the objective that its name begins with."""
     return next((color for key, color in COLORS.items() if name.lower().startswith(key)), None)

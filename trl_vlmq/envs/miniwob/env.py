@@ -65,8 +65,8 @@ class MiniWoBEnv(TextActionEnv):
             [`~trl_vlmq.envs.text_action.TextActionEnv`].
 
     Attributes:
-        task (`str`):
-            The task of the running episode.
+        task, env_id (`str`):
+            The task of the running episode, and its Gymnasium id, which the rows of logs and evaluations tell.
         goal (`str`):
             What is to be done.
         page (`list[Element]`):
@@ -157,6 +157,10 @@ class MiniWoBEnv(TextActionEnv):
                 actions += [Call("fill", (element.ref, word)) for word in self._words()]
             actions.append(Call("click", (element.ref,)))
         return [write_call(action) for action in actions]
+
+    @property
+    def env_id(self) -> str:
+        return f"trl_vlmq/MiniWoB-{self.task}-v0"
 
     def close(self) -> None:
         browser, self._browser = self._browser, None
