@@ -21,6 +21,7 @@ from trl_vlmq.envs.babyai_view import describe_view, place, view_cells, visible_
 
 
 DESCRIBE = "Describe what you see."
+VOCABULARY = 640
 LEVELS = (
     "GoToLocalS5N2", "GoToLocalS6N2", "GoToLocalS6N4", "GoToLocalS7N5", "GoToLocalS8N7", "PickupLoc", "GoToDoor",
     "OpenDoor", "GoToObjDoor", "ActionObjDoor", "GoTo", "UnlockLocal",
@@ -45,6 +46,7 @@ class View:
     description: str
     objects: list[tuple[str, str, str]]  # (state + colour + kind, kind, place), nearest first
     cells: dict[str, str]  # place -> name of what is there
+    text: str = ""  # nothing is told beside the picture
 
 
 def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int = 6) -> list[View]:

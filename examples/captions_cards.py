@@ -18,6 +18,7 @@ from trl_vlmq.envs.gym_cards.cards import Card, words
 
 
 DESCRIBE = "Describe what you see."
+VOCABULARY = 640
 IMAGE_SIZE = 112
 GAMES = {"Blackjack": 0.55, "Points24": 0.2, "EZPoints": 0.1, "NumberLine": 0.15}
 # Sizes of a hand in random and in good play, the rare large ones a little more often.
@@ -38,6 +39,7 @@ class View:
     image: np.ndarray | None  # uint8 [112, 112, 3]
     description: str
     answers: dict[str, str]
+    text: str = ""  # nothing is told beside the picture
 
 
 def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int = 6) -> list[View]:

@@ -16,10 +16,15 @@ def conversation(view, captions: ModuleType, questions: int, rng: random.Random)
     messages = []
     for i in range(questions):
         question, answer = captions.ask(view, rng)
-        image = [{"type": "image"}] if i == 0 else []
-        messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
+        messages.append(first_question(view, question) if i == 0 else {"role": "user", "content": question})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return messages
+
+
+def first_question(view, question: str) -> dict:
+    """With the picture, and what is told beside it."""
+    text = f"{view.text}\n{question}" if view.text else question
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
 
 
 def encode(processor, conversations: list[list[dict]], image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,10 +51,7 @@ def describe_accuracy(model, processor, views: list, captions: ModuleType, rng: 
             asked = [
                 (captions.DESCRIBE, v.description) if question_number == 0 else captions.ask(v, rng) for v in chunk
             ]
-            prompts = [
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-                for question, _ in asked
-            ]
+            prompts = [[first_question(view, question)] for view, (question, _) in zip(chunk, asked, strict=True)]
             inputs = processor(
                 text=processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False),
                 images=[[Image.fromarray(v.image)] for v in chunk],

@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Pre-train an embedded tiny VLM to describe pictures of one domain, and nothing else.
 
-The model learns to answer questions about randomly generated pictures (`captions_babyai.py`, `captions_cards.py`). It never
+The model learns to answer questions about randomly generated pictures (`captions_babyai.py`, `captions_cards.py`,
+`captions_miniwob.py`). It never
 sees an action, a reward or a trajectory. The rows of tokens that no caption uses (action words among them) keep their random
 initial directions; they are masked out of the softmax, the last `--settle_steps` aside.
 
@@ -49,7 +50,7 @@ class PretrainArguments:
     """Arguments of the pre-training script."""
 
     output_dir: str = field(metadata={"help": "Folder for the model and its processor."})
-    domain: str = field(default="babyai", metadata={"help": "What the pictures show: babyai or cards."})
+    domain: str = field(default="babyai", metadata={"help": "What the pictures show: babyai, cards or miniwob."})
     seed: int = field(default=0, metadata={"help": "Seed of the layouts, the questions and the weights."})
     num_layouts: int = field(default=8000, metadata={"help": "Random grids or games; six views are taken from each."})
     steps: int = field(default=3600, metadata={"help": "Optimiser steps."})
@@ -82,12 +83,13 @@ def main() -> None:
         tokenizer = processor.tokenizer
     else:
         corpus = [text for view in views[:3000] for _ in range(4) for text in captions.ask(view, rng)]
+        corpus += [view.text for view in views[:3000]]
         corpus += [text for text in captions.TOKENIZER_TEXTS for _ in range(50)]
         if processes > 1:  # one tokenizer for all
             shared = [corpus]
             torch.distributed.broadcast_object_list(shared)
             (corpus,) = shared
-        tokenizer = build_tiny_tokenizer(corpus)
+        tokenizer = build_tiny_tokenizer(corpus, captions.VOCABULARY)
         model, processor = build_tiny_vlm(tokenizer)
     model.set_attn_implementation("eager")  # with bf16 twice as fast here as the fused kernel on a CPU
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {len(views)} views")

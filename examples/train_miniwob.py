@@ -1,0 +1,144 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""MiniWoB++: one agent for several web tasks in a real Chromium, from logs of good and bad behaviour.
+
+1. Collects logs of the tasks, a share of whose actions is spoiled so that nobody can read it (or loads yours).
+2. Trains `sft` and `afsft` on them, for as many steps from the same base, with LoRA and a frozen vision tower.
+3. Plays held-out episodes, greedily, and writes a table of all tasks and one task by task, figures, the results as JSON and
+   both adapters with the critic.
+4. With `--online`, goes on from the AFSFT agent (of this or an earlier run in the same folder) with its own episodes.
+
+    apt-get install chromium chromium-driver; pip install "trl_vlmq[miniwob]"
+
+    accelerate launch examples/train_miniwob.py                      # about two hours on two cores, half of them in the browser
+    accelerate launch examples/train_miniwob.py --quick              # a few minutes: does everything work?
+    accelerate launch examples/train_miniwob.py --online             # then the agent plays and goes on improving
+    accelerate launch examples/train_miniwob.py --tasks use-slider,read-table --output_dir outputs/other
+    accelerate launch examples/train_miniwob.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct --list_actions True
+
+The base is the embedded `tiny-miniwob`, which has learned to describe such pages and has never seen an action.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from comparison import HOW, Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
+from datasets import Dataset
+from going_online import OnlineArguments, go_online
+from trl import TrlParser
+
+from trl_vlmq import AFSFTConfig, BehaviorPolicy, SloppyPolicy, VLMActorCritic
+from trl_vlmq.critic import CRITIC_WEIGHTS
+from trl_vlmq.diagnostics import report_filter
+from trl_vlmq.envs import PromptBuilder
+from trl_vlmq.hardware import use_all_cores
+from trl_vlmq.launch import end_processes
+from trl_vlmq.logs import describe_logs, parse_mixture, split_episodes
+from trl_vlmq.model_arguments import ModelArguments
+
+
+TASKS = "choose-list,click-button,click-checkboxes,click-color,click-option,enter-text,focus-text-2,login-user"
+
+
+@dataclass
+class TaskArguments:
+    """The tasks, their logs and their evaluation."""
+
+    tasks: str = field(default=TASKS, metadata={"help": "Tasks of MiniWoB++ with an expert, separated by commas."})
+    max_episode_steps: int = field(
+        default=8, metadata={"help": "Turns after which an episode is truncated, in the logs and in evaluations."}
+    )
+    list_actions: bool = field(
+        default=False,
+        metadata={"help": "List the actions in the prompt: for a base that knows words, and at its price."},
+    )
+    episodes_path: str | None = field(
+        default=None, metadata={"help": "Parquet file of episodes to train on; by default they are collected."}
+    )
+    num_log_episodes: int = field(default=4000, metadata={"help": "Episodes to collect, of all tasks together."})
+    behaviors: str = field(
+        default="expert:1,wrong_target:1,random:1", metadata={"help": "Who acts in the logs, with relative weights."}
+    )
+    invalid_share: float = field(
+        default=0.1, metadata={"help": "Share of the actions in the logs that nobody can read."}
+    )
+    browsers: int = field(default=4, metadata={"help": "Browsers at once, about 500 MiB each."})
+    quick: bool = field(default=False, metadata={"help": "A short run that shows that everything works."})
+
+
+@dataclass
+class EvaluationArguments(ComparisonArguments):
+    """Fewer episodes on the way than in the other examples: a page takes a quarter of a second."""
+
+    eval_episodes: int = field(default=1600, metadata={"help": "Held-out episodes of each final evaluation."})
+    curve_episodes: int = field(default=80, metadata={"help": "Held-out episodes of each point of the curves."})
+    curve_points: int = field(default=3, metadata={"help": "Evaluations on the way."})
+
+
+@dataclass
+class TrainingArguments(ComparisonTrainingArguments):
+    """AFSFTConfig with the defaults of this example."""
+
+    output_dir: str | None = field(default="outputs/miniwob", metadata={"help": "Folder for everything."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
+    max_steps: int = field(default=600, metadata={"help": "Optimiser steps of each training."})
+
+
+class BrowserComparison(Comparison):
+    """What a browser has time for: greedy play, and whose choices the filter keeps."""
+
+    how = HOW[:1]
+    max_new_tokens = 32
+
+    def examine(self, objective: str, model: VLMActorCritic, eval_dataset: Dataset) -> None:
+        if model.critic is not None and PartialState().is_main_process:
+            kept = report_filter(model, eval_dataset).by_behavior()
+            for name, numbers in kept.items():
+                print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
+            self.critics[objective] = {"filter": kept}
+        self.play_all(objective, model.backbone)
+
+
+def shrink(task: TaskArguments, settings: ComparisonArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
+    """The settings of --quick."""
+    task.tasks, task.browsers, task.num_log_episodes = "click-option,focus-text-2", 2, 60
+    online.online_rounds, online.online_episodes, online.online_steps = 2, 8, 5
+    settings.eval_episodes, settings.curve_episodes, settings.curve_points = 20, 10, 1
+    args.max_steps, args.per_device_train_batch_size = 20, 16
+
+
+def main() -> None:
+    parser = TrlParser((TaskArguments, EvaluationArguments, OnlineArguments, TrainingArguments, ModelArguments))
+    task, settings, online, args, model_args = parser.parse_args_and_config()
+    model_args.model_name_or_path = model_args.model_name_or_path or "tiny-miniwob"
+    if task.quick:
+        shrink(task, settings, online, args)
+    use_all_cores()
+
+    tasks = task.tasks.split(",")
+    env = {
+        "make_env": "trl_vlmq/MiniWoB-v0",
+        "env_kwargs": {"task": tasks, "max_steps": task.max_episode_steps, "list_actions": task.list_actions},
+        "prompt_builder": PromptBuilder(),
+    }
+    comparison, out = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers), Path(args.output_dir)
+    policy = SloppyPolicy(BehaviorPolicy(parse_mixture(task.behaviors)), task.invalid_share)
+    dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env, num_envs=task.browsers)
+    logs = describe_logs(dataset)
+    if PartialState().is_main_process:
+        print(json.dumps(logs, indent=2))
+    train_dataset, eval_dataset = split_episodes(dataset)
+    name = f"MiniWoB++, {len(tasks)} tasks"
+    if not (online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file()):
+        comparison.play_base()
+        comparison.train(train_dataset, eval_dataset)
+        comparison.report(name, logs)
+    if online.online:
+        print(f"Going on from the agent in {out / 'afsft'}.")
+        go_online(name, online, comparison, train_dataset)
+
+
+if __name__ == "__main__":
+    main()
+    end_processes()
