@@ -24,7 +24,7 @@ from trl_vlmq.envs.placeholders import without_placeholders
 DESCRIBE = "Describe what you see."
 IMAGE_SIZE = 112
 VOCABULARY = 1024
-LONGEST_TEXT = 450  # characters: pages that tell more make every batch longer
+LONGEST_TEXT = 320  # characters: pages that tell more make every batch longer
 MOST_REFS = 5
 PICTURE_ONLY = 0.5
 COLORS = {
@@ -147,7 +147,7 @@ def ask(view: View, rng: random.Random) -> tuple[str, str]:
 def ask_of_picture(view: View, rng: random.Random) -> tuple[str, str]:
     seen = [element for element in view.elements if element.in_view]
     chance, element = rng.random(), rng.choice(seen)
-    if chance < 0.3:
+    if chance < 0.15:
         return DESCRIBE, view.description
     if chance < 0.6:
         there = {e.role for e in seen if place(e) == place(element)}

@@ -43,6 +43,7 @@ from trl_vlmq.backbones.tiny import build_tiny_tokenizer, build_tiny_vlm
 
 
 HEAD_LENGTH = 1.5  # of the head's rows that no caption uses, relative to those that one does
+LENGTHS = 6  # groups of views that are told at alike lengths; a batch is of one of them
 
 
 @dataclass
@@ -117,10 +118,12 @@ def main() -> None:
     )
     model.train()
     image_tokens = model.config.image_seq_length
+    by_length = sorted(range(len(views)), key=lambda i: len(views[i].text))
+    alike = [chunk.tolist() for chunk in np.array_split(by_length, LENGTHS)]  # little is padding
     read = torch.zeros_like(used)  # tokens that stood in some input
     bar, start, running = tqdm(range(args.steps), desc="steps", mininterval=2), time.time(), None
     for step in bar:
-        batch = rng.sample(range(len(views)), args.batch_size // processes)
+        batch = rng.sample(rng.choice(alike), args.batch_size // processes)
         conversations = [conversation(views[i], captions, args.questions, rng) for i in batch]
         input_ids, labels = encode(processor, conversations, image_tokens)
         read[input_ids.flatten()] = True
@@ -131,6 +134,7 @@ def main() -> None:
         mask = (input_ids != tokenizer.pad_token_id).long()
         targets = labels[:, 1:]
         chosen = targets != -100
+        used[targets[chosen]] = True  # an answer that was not heard above
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(input_ids=input_ids, attention_mask=mask, pixel_values=pixels).last_hidden_state
             logits = model.lm_head(hidden[:, :-1][chosen]).float()
@@ -151,7 +155,7 @@ def main() -> None:
             bar.set_postfix(loss=f"{running:.3f}")
     print(f"final loss {running:.4f} after {time.time() - start:.0f} s")
 
-    read = of_any_process(read)
+    read, used = of_any_process(read), of_any_process(used)
     if rank > 0:
         return
     lengthen(model.get_input_embeddings().weight, read, 1.0)
