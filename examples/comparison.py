@@ -82,22 +82,6 @@ class ComparisonTrainingArguments(AFSFTConfig):
         super().__post_init__()
 
 
-def collect_or_load(
-    episodes_path: str | None, policy: Policy, num_episodes: int, args: AFSFTConfig, env: dict, num_envs: int = 64
-) -> Dataset:
-    """The logs: collected once, by the first process, into the output folder; or loaded from a file that is there.
-
-    Raises:
-        ValueError: the file's prompts were made in another way than `env` makes them.
-    """
-    path = Path(episodes_path or Path(args.output_dir, "episodes.parquet"))
-    with PartialState().main_process_first():
-        if episodes_path is None and PartialState().is_main_process:
-            collect_logs(path, policy=policy, num_episodes=num_episodes, seed=args.seed, num_envs=num_envs, **env)
-        agree_on_prompt(prompt_of_episodes(path), env["prompt_builder"].history)
-        return load_episodes(path)
-
-
 class Comparison:
     """
     Policies and what they reach.
@@ -122,6 +106,8 @@ class Comparison:
             Names and temperatures of the ways in which a model plays.
         max_new_tokens (`int`):
             Tokens of an action, at most.
+        step_timeout (`float`, *optional*):
+            Seconds that a step of an environment may take; with it they work side by side.
         results (`dict[str, EvaluationResult]`):
             Name of each policy -> its held-out episodes.
         curves (`dict[str, list]`):
@@ -132,6 +118,7 @@ class Comparison:
 
     how = HOW
     max_new_tokens = 16
+    step_timeout: float | None = None
 
     def __init__(
         self,
@@ -146,12 +133,33 @@ class Comparison:
         self.settings, self.args, self.model_args, self.env = settings, args, model_args, env
         self.out = Path(args.output_dir)
         self.evaluate = {
-            label: partial(evaluate_policy, num_envs=num_envs, **env | {"env_kwargs": env["env_kwargs"] | changes})
+            label: partial(
+                evaluate_policy,
+                num_envs=num_envs,
+                step_timeout=self.step_timeout,
+                **env | {"env_kwargs": env["env_kwargs"] | changes},
+            )
             for label, changes in (variants or {"": {}}).items()
         }
         self.results: dict[str, EvaluationResult] = {}
         self.curves: dict[str, list] = {}
         self.critics: dict[str, dict] = {}
+
+    def collect_or_load(self, episodes_path: str | None, policy: Policy, num_episodes: int) -> Dataset:
+        """The logs: collected once, by the first process, into the output folder; or loaded from a file that is there.
+
+        Raises:
+            ValueError: the file's prompts were made in another way than the environment's are here.
+        """
+        path = Path(episodes_path or self.out / "episodes.parquet")
+        with PartialState().main_process_first():
+            if episodes_path is None and PartialState().is_main_process:
+                collect_logs(
+                    path, policy=policy, num_episodes=num_episodes, seed=self.args.seed,
+                    num_envs=min(self.num_envs, 64), step_timeout=self.step_timeout, **self.env,
+                )  # fmt: skip
+            agree_on_prompt(prompt_of_episodes(path), self.env["prompt_builder"].history)
+            return load_episodes(path)
 
     def play_behaviors(self, names: Iterable[str]) -> None:
         """Scripted agents, for reference."""

@@ -58,7 +58,7 @@ def go_online(task: str, online: OnlineArguments, comparison: Comparison, logs: 
     play = OnlineRolloutCallback(
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
         episodes_per_round=online.online_episodes, max_new_tokens=comparison.max_new_tokens,
-        num_envs=min(online.online_episodes, comparison.num_envs),
+        num_envs=min(online.online_episodes, comparison.num_envs), step_timeout=comparison.step_timeout,
         epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
         vllm=vllm_client(online.vllm_server_base_url),
     )  # fmt: skip

@@ -119,7 +119,8 @@ def main() -> None:
     model.train()
     image_tokens = model.config.image_seq_length
     by_length = sorted(range(len(views)), key=lambda i: len(views[i].text))
-    alike = [chunk.tolist() for chunk in np.array_split(by_length, LENGTHS)]  # little is padding
+    groups = max(1, min(LENGTHS, len(views) * processes // args.batch_size))
+    alike = [chunk.tolist() for chunk in np.array_split(by_length, groups)]  # so that little is padding
     read = torch.zeros_like(used)  # tokens that stood in some input
     bar, start, running = tqdm(range(args.steps), desc="steps", mininterval=2), time.time(), None
     for step in bar:

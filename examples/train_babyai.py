@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
+from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments
 from going_online import OnlineArguments, go_online
 from trl import TrlParser
 
@@ -88,7 +88,7 @@ def main() -> None:
     }
     comparison, out = Comparison(settings, args, model_args, env), Path(args.output_dir)
     policy = BehaviorPolicy(parse_mixture(task.behaviors))
-    dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env)
+    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes)
     logs = describe_logs(dataset)
     if PartialState().is_main_process:
         print(json.dumps(logs, indent=2))

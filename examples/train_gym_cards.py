@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from accelerate import PartialState
 from blackjack_chart import chart
-from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
+from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments
 from transformers import TrainerCallback
 from trl import TrlParser
 from watch_blackjack import BlackjackCritic
@@ -145,7 +145,7 @@ def main() -> None:
     }
     comparison = Comparison(settings, args, model_args, env, variants)
     policy = SloppyPolicy(BehaviorPolicy(parse_mixture(task.behaviors)), task.invalid_share)
-    dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env)
+    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes)
     logs = describe_logs(dataset)
     print(json.dumps(logs, indent=2))
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from comparison import HOW, Comparison, ComparisonArguments, ComparisonTrainingArguments, collect_or_load
+from comparison import HOW, Comparison, ComparisonArguments, ComparisonTrainingArguments
 from datasets import Dataset
 from going_online import OnlineArguments, go_online
 from trl import TrlParser
@@ -90,6 +90,7 @@ class BrowserComparison(Comparison):
 
     how = HOW[:1]
     max_new_tokens = 32
+    step_timeout = 90.0  # above a browser's own
 
     def examine(self, objective: str, model: VLMActorCritic, eval_dataset: Dataset) -> None:
         if model.critic is not None and PartialState().is_main_process:
@@ -124,7 +125,7 @@ def main() -> None:
     }
     comparison, out = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers), Path(args.output_dir)
     policy = SloppyPolicy(BehaviorPolicy(parse_mixture(task.behaviors)), task.invalid_share)
-    dataset = collect_or_load(task.episodes_path, policy, task.num_log_episodes, args, env, num_envs=task.browsers)
+    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes)
     logs = describe_logs(dataset)
     if PartialState().is_main_process:
         print(json.dumps(logs, indent=2))

@@ -91,6 +91,7 @@ def evaluate_policy(
     num_envs: int = 64,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
+    step_timeout: float | None = None,
     progress: str | None = "evaluate",
 ) -> EvaluationResult:
     """
@@ -114,11 +115,14 @@ def evaluate_policy(
             Arguments for `gymnasium.make`, if `make_env` is an id.
         prompt_builder ([`PromptBuilder`], *optional*):
             The one that the policy was trained with.
+        step_timeout (`float`, *optional*):
+            As in [`play_episodes`]: with it, environments such as browsers work side by side.
         progress (`str`, *optional*, defaults to `"evaluate"`):
             Label of the progress bar; `None` shows none.
     """
     episodes = play_episodes(
         make_env, policy, num_episodes,
-        seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=prompt_builder, progress=progress,
+        seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=prompt_builder, step_timeout=step_timeout,
+        progress=progress,
     )  # fmt: skip
     return EvaluationResult.of(episodes)

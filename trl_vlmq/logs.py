@@ -56,6 +56,7 @@ def collect_logs(
     num_envs: int = 64,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
+    step_timeout: float | None = None,
     progress: str | None = "collect logs",
 ) -> None:
     """Play episodes and write them to a Parquet file, which records the environment and how its prompts were made.
@@ -63,13 +64,14 @@ def collect_logs(
     Args:
         path (`str` or `Path`):
             The file to write; a file already there is replaced.
-        make_env, policy, num_episodes, seed, num_envs, env_kwargs, prompt_builder, progress:
+        make_env, policy, num_episodes, seed, num_envs, env_kwargs, prompt_builder, step_timeout, progress:
             As in [`play_episodes`].
     """
     builder = prompt_builder or PromptBuilder()
     episodes = play_episodes(
         make_env, policy, num_episodes,
-        seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=builder, progress=progress,
+        seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=builder, step_timeout=step_timeout,
+        progress=progress,
     )  # fmt: skip
     record = EnvironmentRecord.of(make_env, env_kwargs)
     save_episodes(episodes, path, metadata=prompt_metadata(builder) | (record.metadata() if record else {}))

@@ -24,6 +24,7 @@ def assert_equal(a: EvaluationResult, b: EvaluationResult) -> None:
 
 def test_an_evaluation_is_reproducible_and_independent_of_the_number_of_environments(corridor, policy):
     results = [evaluate_policy(corridor, policy, 16, seed=7, num_envs=n, progress=None) for n in (1, 3, 16, 3)]
+    results.append(evaluate_policy(corridor, policy, 16, seed=7, num_envs=3, step_timeout=60.0, progress=None))
     for result in results[1:]:
         assert_equal(result, results[0])
     assert len(results[0].success) == 16 and len(set(results[0].lengths.tolist())) > 1

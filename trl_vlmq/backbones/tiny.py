@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.siglip import SiglipImageProcessorPil
 
 
-TINY_MODELS = ("tiny-babyai", "tiny-cards")
+TINY_MODELS = ("tiny-babyai", "tiny-cards", "tiny-miniwob")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

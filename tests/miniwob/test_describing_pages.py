@@ -1,0 +1,113 @@
+# Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
+"""What the embedded model is asked about pages is true, and it reads pages that it has never seen."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trl_vlmq.backbones import load_backbone
+
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.append(str(REPOSITORY / "examples"))
+LINE = re.compile(r'\[(?P<ref>\d+)\] (?P<role>[a-z]+)(?: "(?P<name>[^"]*)")?(?P<rest>.*)')
+
+
+@pytest.fixture(scope="module")
+def views(chromium):
+    from captions_miniwob import generate_views
+
+    return generate_views(25, random.Random(5))
+
+
+def test_answers_are_those_that_the_text_of_the_page_gives(views):
+    from captions_miniwob import MOST_REFS, ask
+
+    rng, checked = random.Random(0), defaultdict(int)
+    for view in (view for view in views if view.text and '\\"' not in view.text):
+        lines = [match for line in view.text.splitlines()[1:] if (match := LINE.fullmatch(line))]
+        if len(lines) != len(view.elements):
+            continue  # a name that has line breaks or quotes
+
+        def those(condition, lines=lines):
+            return " ".join([line["ref"] for line in lines if condition(line)][:MOST_REFS]) or "none"
+
+        for _ in range(40):
+            question, answer = ask(view, rng)
+            if match := re.fullmatch(r'Which (?:(\w+) )?is "(.*)"\?', question):
+                role, name = match.groups()
+                expected = those(lambda line: line["name"] == name and role in (None, line["role"]))  # noqa: B023
+            elif match := re.fullmatch(r"Which are of role (\w+)\?", question):
+                expected = those(lambda line: line["role"] == match[1])  # noqa: B023
+            elif match := re.fullmatch(r"Which is (\w+) number (\d)\?", question):
+                expected = [line["ref"] for line in lines if line["role"] == match[1]][int(match[2]) - 1]
+            elif match := re.fullmatch(r"Which are (unchecked|checked|selected|focused)\?", question):
+                expected = those(lambda line: match[1] in line["rest"].split())  # noqa: B023
+            elif match := re.fullmatch(r"What is (\d+)\?", question):
+                line = next(line for line in lines if line["ref"] == match[1])
+                expected = f"{line['role']} {(line['name'] or '')[:30]}".strip()
+            else:
+                continue
+            assert answer == expected, (question, view.text)
+            checked[re.sub(r'".*"|\d+', "", question)[:10]] += 1
+    assert len(checked) >= 6 and sum(checked.values()) > 200
+
+
+def test_no_answer_is_an_action(views):
+    from captions_miniwob import DESCRIBE, ask
+
+    rng = random.Random(1)
+    answers = [ask(view, rng)[1] for view in views for _ in range(10)] + [view.description for view in views]
+    assert not [answer for answer in answers if re.search(r"\w\('", answer)]
+    assert any(ask(view, rng)[0] == DESCRIBE for view in views for _ in range(10))
+
+
+@torch.no_grad()
+def test_the_tiny_vlm_finds_on_unseen_pages_what_it_is_asked_for(on):
+    """Names and places; who does not read finds one of five or so, and one of fifteen places."""
+    from captions_miniwob import place
+
+    backbone = load_backbone("tiny-miniwob")
+    asked, truth = {"name": [], "place": []}, {"name": [], "place": []}
+    for task in ("click-button", "click-option", "login-user", "click-checkboxes", "click-tab-2-easy"):
+        for seed in range(70_000, 70_010):
+            env = on(task, seed)
+            elements = [element for element in env.page if not element.group]
+            names = [element.name for element in elements]
+            element = next(e for e in reversed(elements) if e.name and names.count(e.name) == 1)
+            text = "\n".join(env._observe()[1].splitlines()[: 1 + len(elements)])
+            image = Image.fromarray(env._observe()[0])
+            for kind, question, answer in (
+                ("name", f'Which is "{element.name}"?', element.ref),
+                ("place", f"Where is {element.ref}?", place(element)),
+            ):
+                content = [{"type": "image"}, {"type": "text", "text": f"{text}\n{question}"}]
+                asked[kind].append(backbone.encode([{"role": "user", "content": content}], [image]))
+                truth[kind].append(answer)
+    right = {
+        kind: np.mean(
+            [a.text == fact for a, fact in zip(backbone.generate(prompts, max_new_tokens=8), truth[kind], strict=True)]
+        )
+        for kind, prompts in asked.items()
+    }
+    assert len(asked["name"]) == 50 and right["name"] > 0.9 and right["place"] > 0.7, right
+
+
+def test_the_pretraining_script_learns_from_pages(chromium, tmp_path):
+    command = [
+        sys.executable, "examples/pretrain_tiny_vlm.py", "--output_dir", str(tmp_path), "--domain", "miniwob",
+        "--num_layouts", "6", "--steps", "2", "--batch_size", "4", "--held_out", "6",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
+    assert np.isfinite(json.loads((tmp_path / "pretraining.json").read_text())["loss"])
