@@ -8,7 +8,7 @@ is made up, and sometimes as a picture only. Never about an action.
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ VOCABULARY = 1024
 LONGEST_TEXT = 320  # characters: pages that tell more make every batch longer
 MOST_REFS = 5
 PICTURE_ONLY = 0.5
+RETOLD = 3  # times that a page is told again, with other names
 COLORS = {
     "#ff0000": "red", "#0000ff": "blue", "#00ff00": "green", "#008000": "green", "#ffff00": "yellow", "#000000": "black",
     "#ffffff": "white", "#808080": "grey", "#ffc0cb": "pink", "#800080": "purple", "#ffa500": "orange", "#a52a2a": "brown",
@@ -65,28 +66,48 @@ def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int =
             obs, _, terminated, truncated, _ = env.step(env.draw_legal_action(draws))
             ended = terminated or truncated
     env.close()
-    return views
+    told = [view for view in views if view.text]
+    names = sorted({element.name for view in told for element in view.elements if askable(element)})
+    return views + [retell(view, names, rng) for view in told for _ in range(RETOLD)]
+
+
+def retell(view: View, names: list[str], rng: random.Random) -> View:
+    """The page with other numbers and names, which nobody can read in so small a picture: who answers must look them up."""
+    numbers = sorted(rng.sample(range(1, 2 * len(view.elements) + 8), len(view.elements)))
+    elements = [
+        replace(element, ref=str(number), name=element.name and rng.choice(names))
+        for element, number in zip(view.elements, numbers, strict=True)
+    ]
+    goal = made_up_goal(elements, rng) or view.goal
+    return View(view.image, view.description, goal, elements, tell(goal, elements))
+
+
+def tell(goal: str, elements: list[Element]) -> str:
+    """What the environment tells of a page."""
+    return without_placeholders(f"Goal: {goal}\n{describe_elements(elements, 'list')}")
 
 
 def views_of(env: MiniWoBEnv, image: np.ndarray, rng: random.Random) -> list[View]:
     """The page with its goal, with one that is made up, and sometimes without any text; nothing if it tells too much."""
     elements = [element for element in env.page if not element.group]
-    told = without_placeholders(describe_elements(elements, "list"))
-    if not any(element.in_view for element in elements) or len(told) > LONGEST_TEXT:
+    if not any(element.in_view for element in elements) or len(describe_elements(elements, "list")) > LONGEST_TEXT:
         return []
     picture = np.asarray(Image.fromarray(image).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
-    goals = [env.goal]
-    if names := [element.name for element in elements if askable(element)]:
-        goals.append(made_up_goal(rng.sample(names, min(len(names), rng.choice((1, 1, 2, 3)))), rng))
-    texts = [(goal, f"Goal: {without_placeholders(goal)}\n{told}") for goal in goals]
+    goals = filter(None, (env.goal, made_up_goal(elements, rng)))
+    texts = [(goal, tell(goal, elements)) for goal in goals]
     if rng.random() < PICTURE_ONLY:
         texts.append(("", ""))
     description = describe(elements)
     return [View(picture, description, goal, elements, text) for goal, text in texts]
 
 
-def made_up_goal(names: list[str], rng: random.Random) -> str:
-    quoted = [f'"{name}"' if rng.random() < 0.7 else name for name in names]
+def made_up_goal(elements: list[Element], rng: random.Random) -> str | None:
+    """A goal that names some of the elements; `None` if none has a name."""
+    names = [element.name for element in elements if askable(element)]
+    if not names:
+        return None
+    chosen = rng.sample(names, min(len(names), rng.choice((1, 1, 2, 3))))
+    quoted = [f'"{name}"' if rng.random() < 0.7 else name for name in chosen]
     opening = rng.choice(("Find", "Look for", "This is about", "There may be", "Where is", "Read"))
     return f"{opening} {rng.choice((', ', ' and ', ', then ')).join(quoted)}."
 

@@ -38,7 +38,7 @@ from trl_vlmq.logs import describe_logs, parse_mixture, split_episodes
 from trl_vlmq.model_arguments import ModelArguments
 
 
-TASKS = "choose-list,click-button,click-checkboxes,click-color,click-option,enter-text,focus-text-2,login-user"
+TASKS = "choose-list,click-button,click-checkboxes,click-color,click-link,click-option,enter-text,login-user"
 
 
 @dataclass

@@ -121,15 +121,20 @@ def test_the_tiny_vlm_reads_the_hands_deals_and_lines_of_real_games():
 
 
 @pytest.mark.parametrize(
-    ("name", "action_words"), [("tiny-babyai", "turn toggle drop pick up"), ("tiny-cards", "hit stand")]
+    ("name", "actions"),
+    [
+        ("tiny-babyai", '{"action": "turn toggle drop pick up"}'),
+        ("tiny-cards", '{"action": "hit stand"}'),
+        ("tiny-miniwob", "click('fill',noop()select_')"),
+    ],
 )
-def test_it_has_never_seen_an_action(name, action_words):
+def test_it_has_never_seen_an_action(name, actions):
     """Tokens that no caption uses keep their initial rows, up to length: no row of an action word was trained."""
     folder = tiny_model_path(name)
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     weights = load_file(Path(folder, "model.safetensors"))
     head = torch.nn.functional.normalize(next(v for k, v in weights.items() if "lm_head" in k), dim=1)
-    ids = tokenizer(f'{{"action": "{action_words}"}}', add_special_tokens=False)["input_ids"]
+    ids = tokenizer(actions, add_special_tokens=False)["input_ids"]
     ids = sorted(set(ids) - set(tokenizer(":", add_special_tokens=False)["input_ids"]))
     rows = head[ids]
     similarity = rows @ rows.T - torch.eye(len(ids))

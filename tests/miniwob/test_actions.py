@@ -3,6 +3,8 @@
 
 import builtins
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -113,6 +115,12 @@ def test_code_is_an_invalid_action_and_does_not_run(code, tmp_path, monkeypatch)
 def test_no_text_makes_the_parser_fail(text):
     assert GRAMMAR.parse(text) is None
     assert "\x00" not in GRAMMAR.problem(text)
+
+
+def test_what_a_model_writes_raises_no_warnings_of_python():
+    code = "from trl_vlmq.envs.miniwob.actions import BrowserActionGrammar as G; print(G().parse('click(1if 2else 3)'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "None\n" and "Warning" not in result.stderr
 
 
 def test_a_long_text_is_refused_by_its_length():

@@ -6,8 +6,13 @@ import inspect
 import math
 import re
 import unicodedata
+import warnings
 from typing import NamedTuple
 
+
+# What Python's compiler would warn of in the text of a model, such as "1if", is nothing that a person could mend.
+SOURCE = "<action>"
+warnings.filterwarnings("ignore", category=SyntaxWarning, module=SOURCE)
 
 # Longer text is no action. It also bounds how deeply a model can nest what Python's parser must read.
 MAX_LENGTH = 1000
@@ -165,7 +170,7 @@ def read_call(text: str) -> Call:
     if len(text) > MAX_LENGTH:
         raise ValueError(f"an action has at most {MAX_LENGTH} characters, and these are {len(text)}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text.strip(), SOURCE, "eval").body
         ok = isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises at what models write
         ok = False
