@@ -8,7 +8,7 @@ is made up, and sometimes as a picture only. Never about an action.
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,6 @@ VOCABULARY = 1024
 LONGEST_TEXT = 320  # characters: pages that tell more make every batch longer
 MOST_REFS = 5
 PICTURE_ONLY = 0.5
-RETOLD = 3  # times that a page is told again, with other names
 COLORS = {
     "#ff0000": "red", "#0000ff": "blue", "#00ff00": "green", "#008000": "green", "#ffff00": "yellow", "#000000": "black",
     "#ffffff": "white", "#808080": "grey", "#ffc0cb": "pink", "#800080": "purple", "#ffa500": "orange", "#a52a2a": "brown",
@@ -66,20 +65,7 @@ def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int =
             obs, _, terminated, truncated, _ = env.step(env.draw_legal_action(draws))
             ended = terminated or truncated
     env.close()
-    told = [view for view in views if view.text]
-    names = sorted({element.name for view in told for element in view.elements if askable(element)})
-    return views + [retell(view, names, rng) for view in told for _ in range(RETOLD)]
-
-
-def retell(view: View, names: list[str], rng: random.Random) -> View:
-    """The page with other numbers and names, which nobody can read in so small a picture: who answers must look them up."""
-    numbers = sorted(rng.sample(range(1, 2 * len(view.elements) + 8), len(view.elements)))
-    elements = [
-        replace(element, ref=str(number), name=element.name and rng.choice(names))
-        for element, number in zip(view.elements, numbers, strict=True)
-    ]
-    goal = made_up_goal(elements, rng) or view.goal
-    return View(view.image, view.description, goal, elements, tell(goal, elements))
+    return views
 
 
 def tell(goal: str, elements: list[Element]) -> str:

@@ -102,8 +102,6 @@ class Comparison:
             Environments at once in evaluations.
 
     Attributes:
-        how (`tuple`):
-            Names and temperatures of the ways in which a model plays.
         max_new_tokens (`int`):
             Tokens of an action, at most.
         step_timeout (`float`, *optional*):
@@ -116,7 +114,6 @@ class Comparison:
             Objective -> what is known of its critic.
     """
 
-    how = HOW
     max_new_tokens = 16
     step_timeout: float | None = None
 
@@ -181,8 +178,8 @@ class Comparison:
         self.play_policy(name, policy, num_episodes or self.settings.eval_episodes)
 
     def play_all(self, name: str, backbone) -> None:
-        """Held-out episodes of a model in each of the ways."""
-        for how, temperature in self.how:
+        """Held-out episodes of a model, greedy and sampled."""
+        for how, temperature in HOW:
             self.play(f"{name} ({how})", backbone, temperature)
 
     def play_policy(self, name: str, policy: Policy, num_episodes: int) -> None:

@@ -118,7 +118,9 @@ def test_no_text_makes_the_parser_fail(text):
 
 
 def test_what_a_model_writes_raises_no_warnings_of_python():
-    code = "from trl_vlmq.envs.miniwob.actions import BrowserActionGrammar as G; print(G().parse('click(1if 2else 3)'))"
+    code = (
+        "from trl_vlmq.envs.miniwob.actions import BrowserActionGrammar as G; print(G().parse('click(1if 2else 3)'))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "None\n" and "Warning" not in result.stderr
 
