@@ -58,9 +58,8 @@ def plot_environments(path: str | Path, results: Mapping[str, EvaluationResult],
             color=policy_color(name), clip_on=False,
         )  # fmt: skip
     axes.set_yticks(range(len(environments)), [short_name(env_id) for env_id in environments])
-    axes.set(
-        xlabel="success, % (95% Wilson interval)", xlim=(0, 100), ylim=(-0.6, len(environments) - 0.4), title=title
-    )
+    axes.set(xlabel="success, % (95% Wilson interval)", xlim=(0, 100), ylim=(-0.6, len(environments) - 0.4))
+    figure.suptitle(title)
     axes.grid(axis="x", linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(columns), frameon=False)
