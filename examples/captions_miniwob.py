@@ -53,7 +53,7 @@ class View:
 
 
 def generate_views(num_layouts: int, rng: random.Random, views_per_layout: int = 5) -> list[View]:
-    """Random pages of all tasks, as they are at first and after up to so many random actions."""
+    """Random pages of all tasks, as they are at first and after random actions."""
     env = MiniWoBEnv(task_names(), list_actions=False, max_steps=views_per_layout)
     draws = np.random.default_rng(rng.randrange(2**31))
     views = []
@@ -122,9 +122,9 @@ def refs(elements: list[Element]) -> str:
 
 def ask(view: View, rng: random.Random) -> tuple[str, str]:
     """A question about the view, and its answer."""
-    chance = rng.random()
     if not view.text:
         return ask_of_picture(view, rng)
+    chance = rng.random()
     if chance < 0.35:
         return ask_for_name(view, rng)
     if chance < 0.55:

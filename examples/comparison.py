@@ -99,7 +99,7 @@ class Comparison:
             What policies play: a label that is added to their names -> what differs from `env_kwargs`. By default the
             environment of the logs. The first one gives the curves.
         num_envs (`int`, *optional*, defaults to `128`):
-            Environments at once in evaluations.
+            Environments at once.
 
     Attributes:
         max_new_tokens (`int`):
@@ -153,7 +153,7 @@ class Comparison:
             if episodes_path is None and PartialState().is_main_process:
                 collect_logs(
                     path, policy=policy, num_episodes=num_episodes, seed=self.args.seed,
-                    num_envs=min(self.num_envs, 64), step_timeout=self.step_timeout, **self.env,
+                    num_envs=self.num_envs, step_timeout=self.step_timeout, **self.env,
                 )  # fmt: skip
             agree_on_prompt(prompt_of_episodes(path), self.env["prompt_builder"].history)
             return load_episodes(path)
@@ -235,9 +235,24 @@ class Comparison:
     def examine(self, objective: str, model: VLMActorCritic, eval_dataset: Dataset) -> None:
         """What an objective has led to: its critic, and the episodes that it plays."""
         if model.critic is not None and PartialState().is_main_process:
-            figure = self.out / f"{objective}_critic.png"
-            self.critics[objective] = examine_critic(model, eval_dataset, self.env, figure)
+            self.critics[objective] = self.examine_critic(objective, model, eval_dataset)
         self.play_all(objective, model.backbone)
+
+    def examine_critic(self, objective: str, model: VLMActorCritic, held_out: Dataset) -> dict[str, dict]:
+        """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep, is Q right?"""
+        ranking = rank_actions(model, policy=BehaviorPolicy("random"), **self.env).summary()
+        print(
+            f"Q of the expert's action against the others in {ranking['states']} states of the random policy: AUROC "
+            f"{ranking['auroc']:.2f}; highest in {ranking['q_agreement']:.0%}, likeliest in {ranking['policy_agreement']:.0%}"
+        )
+        kept = examine_filter(model, held_out)
+        tokens = calibrate_tokens(model, held_out)
+        policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=self.max_new_tokens)
+        returns = calibrate_returns(model, policy=policy, num_episodes=100, **self.env)
+        print(f"{tokens.verdict()}\n{returns.verdict()}")
+        figure = self.out / f"{objective}_critic.png"
+        plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")
+        return {"ranking": ranking, "filter": kept, "tokens": tokens.summary(), "returns": returns.summary()}
 
     def curve(self, backbone, steps: int) -> PolicyEvaluationCallback:
         """Plays on the way, on other episodes than those of the end."""
@@ -313,19 +328,9 @@ def save_outcomes(folder: Path, results: dict[str, EvaluationResult]) -> None:
     np.savez_compressed(folder / "outcomes.npz", **outcomes)
 
 
-def examine_critic(model: VLMActorCritic, held_out: Dataset, env: dict, figure: Path) -> dict[str, dict]:
-    """Can the critic be trusted: does it rank the expert's action first, whose choices does the filter keep, is Q right?"""
-    ranking = rank_actions(model, policy=BehaviorPolicy("random"), **env).summary()
-    print(
-        f"Q of the expert's action against the others in {ranking['states']} states of the random policy: AUROC "
-        f"{ranking['auroc']:.2f}; highest in {ranking['q_agreement']:.0%}, likeliest in {ranking['policy_agreement']:.0%}"
-    )
+def examine_filter(model: VLMActorCritic, held_out: Dataset) -> dict[str, dict]:
+    """Whose choices the filter keeps."""
     kept = report_filter(model, held_out).by_behavior()
     for name, numbers in kept.items():
         print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
-    tokens = calibrate_tokens(model, held_out)
-    policy = VLMPolicy(model.backbone, temperature=1.0, max_new_tokens=Comparison.max_new_tokens)
-    returns = calibrate_returns(model, policy=policy, num_episodes=100, **env)
-    print(f"{tokens.verdict()}\n{returns.verdict()}")
-    plot_calibration(figure, tokens, returns, title="The critic on held-out episodes")
-    return {"ranking": ranking, "filter": kept, "tokens": tokens.summary(), "returns": returns.summary()}
+    return kept

@@ -2,14 +2,15 @@
 """Pre-train an embedded tiny VLM to describe pictures of one domain, and nothing else.
 
 The model learns to answer questions about randomly generated pictures (`captions_babyai.py`, `captions_cards.py`,
-`captions_miniwob.py`). It never
-sees an action, a reward or a trajectory. The rows of tokens that no caption uses (action words among them) keep their random
-initial directions; they are masked out of the softmax, the last `--settle_steps` aside.
+`captions_miniwob.py`). It never sees an action, a reward or a trajectory. The rows of tokens that no caption uses (action
+words among them) keep their random initial directions; they are masked out of the softmax, the last `--settle_steps` aside.
 
 Make weights of your own (the last digits depend on the number of processes and threads):
 
     torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --steps 9000 --output_dir outputs/tiny-babyai
     torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --domain cards --steps 4500 --settle_steps 900 --output_dir outputs/tiny-cards
+    torchrun --nproc_per_node 2 examples/pretrain_tiny_vlm.py --domain miniwob --num_layouts 1600 --batch_size 40 \
+        --learning_rate 1.5e-3 --steps 2600 --settle_steps 400 --output_dir outputs/tiny-miniwob
 
 The packaged models were not made in one go: `tiny-babyai` in three stages of 3,600, 3,500 and 2,600 steps, each with views
 of its own and from the weights of the one before (`--init_from`), while the questions were still being improved
@@ -53,7 +54,9 @@ class PretrainArguments:
     output_dir: str = field(metadata={"help": "Folder for the model and its processor."})
     domain: str = field(default="babyai", metadata={"help": "What the pictures show: babyai, cards or miniwob."})
     seed: int = field(default=0, metadata={"help": "Seed of the layouts, the questions and the weights."})
-    num_layouts: int = field(default=8000, metadata={"help": "Random grids or games; six views are taken from each."})
+    num_layouts: int = field(
+        default=8000, metadata={"help": "Random grids or games; up to six views are taken from each."}
+    )
     steps: int = field(default=3600, metadata={"help": "Optimiser steps."})
     batch_size: int = field(default=64, metadata={"help": "Views per step, each with several questions."})
     questions: int = field(default=4, metadata={"help": "Questions about each view and step."})

@@ -9,11 +9,11 @@
 
     apt-get install chromium chromium-driver; pip install "trl_vlmq[miniwob]"
 
-    accelerate launch examples/train_miniwob.py                      # about two hours on two cores, half of them in the browser
+    accelerate launch examples/train_miniwob.py                      # some fifty minutes on two cores
     accelerate launch examples/train_miniwob.py --quick              # a few minutes: does everything work?
     accelerate launch examples/train_miniwob.py --online             # then the agent plays and goes on improving
-    accelerate launch examples/train_miniwob.py --tasks use-slider,read-table --output_dir outputs/other
-    accelerate launch examples/train_miniwob.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct --list_actions True
+    accelerate launch examples/train_miniwob.py --tasks click-link,read-table --list_actions True \
+        --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct --output_dir outputs/other
 
 The base is the embedded `tiny-miniwob`, which has learned to describe such pages and has never seen an action.
 """
@@ -23,14 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments
+from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, examine_filter
 from datasets import Dataset
 from going_online import OnlineArguments, go_online
 from trl import TrlParser
 
 from trl_vlmq import AFSFTConfig, BehaviorPolicy, SloppyPolicy, VLMActorCritic
 from trl_vlmq.critic import CRITIC_WEIGHTS
-from trl_vlmq.diagnostics import report_filter
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.launch import end_processes
@@ -93,18 +92,13 @@ class BrowserComparison(Comparison):
     max_new_tokens = 32
     step_timeout = 90.0  # above a browser's own
 
-    def examine(self, objective: str, model: VLMActorCritic, eval_dataset: Dataset) -> None:
-        if model.critic is not None and PartialState().is_main_process:
-            kept = report_filter(model, eval_dataset).by_behavior()
-            for name, numbers in kept.items():
-                print(f"unsure choices of {name}: {numbers.get('kept', 0):.0%} of {numbers['unsure']} have A > 0")
-            self.critics[objective] = {"filter": kept}
-        self.play_all(objective, model.backbone)
+    def examine_critic(self, objective: str, model: VLMActorCritic, held_out: Dataset) -> dict[str, dict]:
+        return {"filter": examine_filter(model, held_out)}
 
 
 def shrink(task: TaskArguments, settings: ComparisonArguments, online: OnlineArguments, args: AFSFTConfig) -> None:
     """The settings of --quick."""
-    task.tasks, task.browsers, task.num_log_episodes = "click-option,focus-text-2", 2, 60
+    task.tasks, task.browsers, task.num_log_episodes = "click-test-2,focus-text-2", 2, 60
     online.online_rounds, online.online_episodes, online.online_steps = 2, 8, 5
     settings.eval_episodes, settings.curve_episodes, settings.curve_points = 20, 10, 1
     args.max_steps, args.per_device_train_batch_size = 20, 16

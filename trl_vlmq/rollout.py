@@ -241,8 +241,8 @@ def _finish(episode: _Running, policy: Policy, env_name: str | None) -> Episode:
     success = episode.turns[-1].success
     behavior = policy.name(episode.seed)
     env = episode.worker.env
-    told = getattr(env.unwrapped, "env_id", None)  # by one that plays several tasks: which one this was
-    env_id = told or env_name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
+    own = getattr(env.unwrapped, "env_id", None)
+    env_id = own or env_name or (env.spec.id if env.spec else type(env.unwrapped).__name__)
     for turn in episode.turns:
         turn.success, turn.behavior, turn.env_id = success, behavior, env_id
     return Episode(f"{behavior}-{episode.seed:010d}-{episode.index:06d}", episode.turns)

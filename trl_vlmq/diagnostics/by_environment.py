@@ -9,6 +9,9 @@ from trl_vlmq.evaluation import EvaluationResult
 from .comparison import policy_color
 
 
+MARKERS = "os^Dv"  # policies of one objective have one colour
+
+
 def environment_table(results: Mapping[str, EvaluationResult]) -> str:
     """A Markdown table of success with its 95% Wilson interval, one row per environment, one column per policy.
 
@@ -54,7 +57,7 @@ def plot_environments(path: str | Path, results: Mapping[str, EvaluationResult],
             [max(0.0, 100 * high - rate) for rate, (_, high) in zip(rates, bounds, strict=True)],
         ]
         axes.errorbar(
-            rates, heights, xerr=errors, fmt="o", markersize=5, capsize=2, linewidth=1.2, label=name,
+            rates, heights, xerr=errors, fmt=MARKERS[i % len(MARKERS)], markersize=5, capsize=2, linewidth=1.2, label=name,
             color=policy_color(name), clip_on=False,
         )  # fmt: skip
     axes.set_yticks(range(len(environments)), [short_name(env_id) for env_id in environments])

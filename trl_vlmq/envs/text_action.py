@@ -130,6 +130,7 @@ class TextActionEnv(gymnasium.Env, ABC):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     behaviors: tuple[str, ...] = ("random",)
+    env_id: str | None = None  # of the running episode, where one environment plays several tasks
 
     def __init__(
         self,
