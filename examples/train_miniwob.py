@@ -9,7 +9,7 @@
 
     apt-get install chromium chromium-driver; pip install "trl_vlmq[miniwob]"
 
-    accelerate launch examples/train_miniwob.py                      # some fifty minutes on two cores
+    accelerate launch examples/train_miniwob.py                      # an hour and a half on two cores
     accelerate launch examples/train_miniwob.py --quick              # a few minutes: does everything work?
     accelerate launch examples/train_miniwob.py --online             # then the agent plays and goes on improving
     accelerate launch examples/train_miniwob.py --tasks click-link,read-table --list_actions True \
@@ -64,6 +64,13 @@ class TaskArguments:
     invalid_share: float = field(
         default=0.1, metadata={"help": "Share of the actions in the logs that nobody can read."}
     )
+    invalid_penalty: float = field(
+        default=0.5,
+        metadata={
+            "help": "What an action costs that nobody can read. It ends no episode, and so would be worth more than a "
+            "wrong one that does."
+        },
+    )
     browsers: int = field(default=4, metadata={"help": "Browsers at once, about 500 MiB each."})
     quick: bool = field(default=False, metadata={"help": "A short run that shows that everything works."})
 
@@ -82,8 +89,8 @@ class TrainingArguments(ComparisonTrainingArguments):
     """AFSFTConfig with the defaults of this example."""
 
     output_dir: str | None = field(default="outputs/miniwob", metadata={"help": "Folder for everything."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Segments per step."})
-    max_steps: int = field(default=300, metadata={"help": "Optimiser steps of each training."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Segments per step."})
+    max_steps: int = field(default=1200, metadata={"help": "Optimiser steps of each training."})
 
 
 class BrowserComparison(Comparison):
@@ -115,7 +122,12 @@ def main() -> None:
     tasks = task.tasks.split(",")
     env = {
         "make_env": "trl_vlmq/MiniWoB-v0",
-        "env_kwargs": {"task": tasks, "max_steps": task.max_episode_steps, "list_actions": task.list_actions},
+        "env_kwargs": {
+            "task": tasks,
+            "max_steps": task.max_episode_steps,
+            "list_actions": task.list_actions,
+            "invalid_penalty": task.invalid_penalty,
+        },
         "prompt_builder": PromptBuilder(),
     }
     comparison, out = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers), Path(args.output_dir)
