@@ -67,6 +67,15 @@ def test_one_action_has_one_spelling(text, action):
         ("select_option('3', [])", "name an option"),
         ("keyboard_press('F5')", "must be a character or one of Enter"),
         ("keyboard_press('Control+w')", "must be a character or one of Enter"),
+        ("keyboard_press('Control+Enter')", "must be a character or one of Enter"),
+        ("press('4', 'Shift+Enter')", "must be a character or one of Enter"),
+        ("keyboard_press('Control+Tab')", "must be a character or one of Enter"),
+        ("keyboard_press('Control+Shift+c')", "must be a character or one of Enter"),
+        ("keyboard_press('Control+Shift+Delete')", "must be a character or one of Enter"),
+        ("keyboard_press(['Enter'])", "must be a character or one of Enter"),
+        ("press('5', {'a': 1})", "must be a character or one of Enter"),
+        (f"mouse_click(1{'0' * 400}, 2)", "must be a number"),
+        ("fill('5', '" + 300 * "\xa0" + "')", "this is written with 1213"),
         ("keyboard_press('Alt+ArrowLeft')", "must be a character or one of Enter"),
     ],
 )
@@ -150,6 +159,22 @@ def test_what_is_written_is_read_back(ref, text, x, y):
 
 @given(st.text(max_size=200) | st.text("click('4)[]{},=*\\\"#\n", max_size=60))
 def test_any_text_is_an_action_or_has_a_described_problem(text):
+    action = GRAMMAR.parse(text)
+    assert (action is None) == (GRAMMAR.problem(text) is not None)
+    assert action is None or GRAMMAR.parse(action) == action
+
+
+literals = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text(max_size=20) | st.binary(max_size=5)
+    | st.sampled_from(["4", "Enter", "Control+a", "+", "Shift+", 10**400, "\xa0" * 300]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2) | st.tuples(inner),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(st.sampled_from(sorted(SIGNATURES)), st.lists(literals, max_size=5))
+def test_a_call_with_any_literals_is_an_action_or_has_a_described_problem(name, given_):
+    text = f"{name}({', '.join(map(repr, given_))})"
     action = GRAMMAR.parse(text)
     assert (action is None) == (GRAMMAR.problem(text) is not None)
     assert action is None or GRAMMAR.parse(action) == action

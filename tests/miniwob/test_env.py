@@ -65,6 +65,46 @@ def test_the_same_seed_is_the_same_episode_whatever_came_before(on, task):
         assert np.abs(one["image"].astype(int) - other["image"]).max() <= 8
 
 
+def test_the_mouse_is_in_the_middle_after_a_reset_wherever_it_was_before(on):
+    for before in ("mouse_click(20, 60)", "noop()"):
+        on("click-shades", seed=0).step(before)
+        env = on("bisect-angle", seed=0)
+        env._browser.driver.execute_script(
+            "document.addEventListener('mousedown', (e) => { window.pressed = [e.clientX, e.clientY]; }, true)"
+        )
+        env.step("mouse_down()")
+        assert env._browser.driver.execute_script("return window.pressed") == [80, 105]
+        env.step("mouse_up()")
+
+
+@pytest.mark.parametrize("task", ["click-test", "click-test-2"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_double_click_that_ends_the_task_does_not_start_another(on, task, right):
+    env = on(task, seed=0)
+    button = element(env, "button", "Click Me!" if task == "click-test" else "ONE" if right else "TWO")
+    observation, reward, terminated, _, info = env.step(f"dblclick('{button.ref}')")
+    right = right or task == "click-test"
+    assert (reward, terminated, info["success"]) == (float(right), True, right)
+
+
+def test_what_is_typed_into_a_terminal_is_text(on):
+    env = on("terminal", seed=0)
+    env.step("click('1')")
+    *_, terminated, _, info = env.step("keyboard_type('<img src=x onerror=core.endEpisode(1)>\\n')")
+    assert not terminated and not info["success"]
+    assert not env._browser.driver.execute_script("return document.querySelectorAll('#terminal img').length")
+    assert "<img src=x" in env._browser.driver.execute_script("return document.querySelector('#terminal').textContent")
+
+
+def test_after_close_a_step_asks_for_a_reset(make):
+    env = make("click-test")
+    assert env.env_id is None
+    env.reset(seed=0)
+    env.close()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step("noop()")
+
+
 def test_other_seeds_are_other_pages(on):
     assert len({on("login-user", seed=seed).goal for seed in range(5)}) > 3
 
@@ -134,7 +174,6 @@ def test_a_placeholder_in_a_goal_or_an_error_is_defused(on):
 )
 def test_a_wrong_action_is_told_in_the_next_turn_and_no_longer(on, text, said, valid):
     env = on("enter-password", seed=0)
-    env.page[2]  # [3] is a label
     observation, reward, terminated, _, info = env.step(text)
     assert "\nError: " in observation["text"] and said in observation["text"]
     assert (reward, terminated, info["action_is_valid"], info["action_is_effective"]) == (0.0, False, valid, False)

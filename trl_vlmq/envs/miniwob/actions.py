@@ -3,7 +3,6 @@
 
 import ast
 import inspect
-import math
 import re
 import unicodedata
 import warnings
@@ -34,8 +33,9 @@ KEYS = {
     "ArrowDown": "\ue015",
 }
 MODIFIERS = {"Shift": "\ue008", "Control": "\ue009"}
-# With Control nothing but editing: other combinations are the browser's own.
-CONTROL_KEYS = "acvxz"
+# With Control nothing but editing, and Enter always alone: other combinations are the browser's own, or open windows.
+CARET_KEYS = {"Home", "End", "ArrowLeft", "ArrowUp", "ArrowRight", "ArrowDown"}
+CONTROL_KEYS = CARET_KEYS | {*"acvxz", "Backspace", "Delete"}
 
 
 class Call(NamedTuple):
@@ -62,7 +62,7 @@ def _ref(value):
 
 
 def _number(value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e5:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e5:  # NaN neither
         raise ValueError("must be a number")
     return float(value)
 
@@ -75,6 +75,11 @@ def _text(value):
     return value
 
 
+def split_key(key: str) -> list[str]:
+    """`"Shift+a"` -> `["Shift", "a"]`."""
+    return key.split("+") if key != "+" else ["+"]
+
+
 def _options(value):
     values = tuple(value) if isinstance(value, list) else (value,)
     if not values:
@@ -83,17 +88,17 @@ def _options(value):
 
 
 def _key(value):
-    parts = value.split("+") if isinstance(value, str) and value != "+" else [value]
-    *modifiers, last = parts
-    plain = last in KEYS or (isinstance(last, str) and len(last) == 1 and last.isprintable())
-    control = "Control" in modifiers
+    *modifiers, last = split_key(value) if isinstance(value, str) else [""]
     if (
-        not plain
+        not (last in KEYS or (len(last) == 1 and last.isprintable()))
         or not set(modifiers) <= set(MODIFIERS)
         or len(set(modifiers)) < len(modifiers)
-        or (control and len(last) == 1 and last.lower() not in CONTROL_KEYS)
+        or (modifiers and last == "Enter")
+        or ("Control" in modifiers and last not in (CARET_KEYS if "Shift" in modifiers else CONTROL_KEYS))
     ):
-        raise ValueError(f"must be a character or one of {', '.join(KEYS)}, perhaps after Shift+ or Control+")
+        raise ValueError(
+            f"must be a character or one of {', '.join(KEYS)}, perhaps after Shift+, or Control+ with a key that edits"
+        )
     return value
 
 
@@ -134,7 +139,10 @@ class BrowserActionGrammar:
     """
 
     def format(self, action: str) -> str:
-        return write_call(read_call(action))
+        written = write_call(read_call(action))
+        if len(written) > MAX_LENGTH:  # what was one character may be written as ten
+            raise ValueError(f"an action has at most {MAX_LENGTH} characters, and this is written with {len(written)}")
+        return written
 
     def parse(self, text: str) -> str | None:
         try:

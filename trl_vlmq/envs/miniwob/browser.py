@@ -108,7 +108,8 @@ class Browser:
     def press_mouse(self, down: bool) -> None:
         with _lost_if_it_fails():
             builder = ActionBuilder(self.driver, duration=0)
-            builder.pointer_action.pointer_down() if down else builder.pointer_action.pointer_up()
+            pointer = builder.pointer_action.move_to_location(*map(round, self.mouse))
+            pointer.pointer_down() if down else pointer.pointer_up()
             builder.perform()
         self._held = down
 

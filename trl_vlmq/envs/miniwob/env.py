@@ -65,8 +65,9 @@ class MiniWoBEnv(TextActionEnv):
             [`~trl_vlmq.envs.text_action.TextActionEnv`].
 
     Attributes:
-        task, env_id (`str`):
-            The task of the running episode, and its Gymnasium id, which the rows of logs and evaluations tell.
+        task, env_id (`str` or `None`):
+            The task of the running episode, and its Gymnasium id, which the rows of logs and evaluations tell; `None`
+            before the first.
         goal (`str`):
             What is to be done.
         page (`list[Element]`):
@@ -91,6 +92,7 @@ class MiniWoBEnv(TextActionEnv):
         **kwargs,
     ):
         self._browser: Browser | None = None  # first, so that close works whatever raises below
+        self.task: str | None = None
         self.tasks = check_tasks(task)
         if elements not in ("list", "tree", None):
             raise ValueError(f"elements={elements!r} must be 'list', 'tree' or None.")
@@ -159,10 +161,11 @@ class MiniWoBEnv(TextActionEnv):
         return [write_call(action) for action in actions]
 
     @property
-    def env_id(self) -> str:
-        return f"trl_vlmq/MiniWoB-{self.task}-v0"
+    def env_id(self) -> str | None:
+        return None if self.task is None else f"trl_vlmq/MiniWoB-{self.task}-v0"
 
     def close(self) -> None:
+        self._in_episode = False
         browser, self._browser = self._browser, None
         if browser is not None:
             browser.close()
@@ -190,7 +193,6 @@ class MiniWoBEnv(TextActionEnv):
             return self._judge(self._browser.settle(), before)
         except BrowserError:
             self.close()
-            self._in_episode = False
             raise
 
     def _judge(self, report: dict[str, Any], before: tuple[list[Element], np.ndarray]) -> Outcome:

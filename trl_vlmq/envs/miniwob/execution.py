@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from trl_vlmq.envs.miniwob.actions import KEYS, MODIFIERS, Call
+from trl_vlmq.envs.miniwob.actions import KEYS, MODIFIERS, Call, split_key
 from trl_vlmq.envs.miniwob.browser import HEIGHT, WIDTH, Browser
 
 
@@ -65,15 +65,14 @@ class _Hand:
         self.keyboard_press(key)
 
     def drag_and_drop(self, from_ref: str, to_ref: str) -> None:
-        end = self._point(to_ref)
-        start = self._point(from_ref)
-        self.browser.drag(start, end)
+        way = self._call("way", from_ref, to_ref)
+        self.browser.drag(*((place["x"], place["y"]) for place in (way["from"], way["to"])))
 
     def scroll(self, dx: float, dy: float) -> None:
         self._call("scroll", *self.browser.mouse, dx / self.scale, dy / self.scale)
 
     def keyboard_press(self, key: str) -> None:
-        *modifiers, last = key.split("+") if key != "+" else ["+"]
+        *modifiers, last = split_key(key)
         self.browser.press_keys([MODIFIERS[modifier] for modifier in modifiers], KEYS.get(last, last))
 
     def keyboard_type(self, text: str) -> None:

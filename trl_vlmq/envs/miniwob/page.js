@@ -258,6 +258,10 @@
     const element = find(ref);
     if (!element) return missing(ref);
     element.scrollIntoView({block: "nearest", inline: "nearest"});
+    return place(ref, element);
+  }
+
+  function place(ref, element) {
     for (const box of [element.getBoundingClientRect(), ...element.getClientRects()]) {
       for (const i of [4, 1, 7, 2, 6, 3, 5]) {
         for (const j of [4, 1, 7, 2, 6, 3, 5]) {
@@ -267,6 +271,16 @@
       }
     }
     return {error: `element ${ref} is covered by something else or out of reach`};
+  }
+
+  // From one element to another; the second is looked at again where it is once the first is in view.
+  function way(from, to) {
+    const last = point(to);
+    if (last.error) return last;
+    const start = point(from);
+    if (start.error) return start;
+    const end = place(to, find(to));
+    return end.error ? {error: `elements ${from} and ${to} are not in view together`} : {from: start, to: end};
   }
 
   function focus(ref) {
@@ -370,12 +384,22 @@
     while (!window.core?.cover_div) await new Promise((resolve) => { realTimeout(resolve, 5); });
   }
 
+  // `terminal` writes what was typed as HTML, scripts in it included.
+  function typedIsText() {
+    for (const name of ["generateTerminalLine", "generateTerminalOutput"]) {
+      const write = window[name];
+      if (write) window[name] = (typed) => write(typed.replace(/[&<>]/g, (character) => `&#${character.charCodeAt(0)};`));
+    }
+  }
+
   async function start(seed) {
     await ready();
+    typedIsText();
     await loadImages();
     core.EPISODE_MAX_TIME = 1e9;
     Math.seedrandom(seed);
     core.startEpisodeReal();
+    core.startEpisodeReal = () => {};  // a click on the cover of the end, the second of a double click, say, starts nothing
     started = true;
   }
 
@@ -386,7 +410,7 @@
 
   function report() {
     if (!started) return {left: true};
-    if (WOB_DONE_GLOBAL) return {left: false, done: true, reward: Number(WOB_RAW_REWARD_GLOBAL)};
+    if (WOB_DONE_GLOBAL) return {left: false, done: true, reward: Number(WOB_RAW_REWARD_GLOBAL) || 0};
     return {left: false, done: false, goal: goal(), elements: page()};
   }
 
@@ -398,5 +422,5 @@
     return report();
   }
 
-  Object.defineProperty(window, "vlmq", {value: Object.freeze({start, settle, point, focus, prepareFill, select, scroll})});
+  Object.defineProperty(window, "vlmq", {value: Object.freeze({start, settle, point, way, focus, prepareFill, select, scroll})});
 })();

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import SessionNotCreatedException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chromium.remote_connection import ChromiumRemoteConnection
 from selenium.webdriver.common.proxy import Proxy
@@ -71,6 +72,9 @@ for _ in 0 1 2 3 4 5 6 7 8 9; do for _ in 0 1 2 3 4 5 6 7 8 9; do rm -rf {folder
 START_TIMEOUT = 120.0
 
 
+SAME_VERSION = "The two must be of the same version; Debian's packages chromium and chromium-driver are."
+
+
 class BrowserError(RuntimeError):
     """The browser died, hangs or does not start: this episode is lost, and the next `reset` starts another browser."""
 
@@ -121,9 +125,10 @@ class BrowserProcess:
         guard = Path(self.folder, "guard.sh")
         guard.write_text(GUARD.format(driver=shlex.quote(chromedriver), folder=shlex.quote(self.folder)))
         guard.chmod(0o700)
+        log = Path(self.folder, "driver.log")
         self._service = Service(
             str(guard),
-            log_output=subprocess.DEVNULL,
+            log_output=str(log),
             # What is drawn must not depend on who draws it; and all files go where they are removed.
             env=os.environ | dict.fromkeys(("HOME", "TMPDIR"), self.folder) | {"TZ": "UTC", "LC_ALL": "C.UTF-8"},
             # A group of its own: Ctrl-C in a terminal is Python's to handle.
@@ -135,11 +140,13 @@ class BrowserProcess:
             self.pid = self._service.process.pid
             self.driver = self._connect(chrome_binary, timeout)
         except Exception as error:
+            said = log.read_text(errors="replace").splitlines()[-1:] if log.is_file() else []
             self.close()
-            raise BrowserError(
-                f"{chrome_binary} does not start with {chromedriver}: {str(error).splitlines()[0]} The two must be of "
-                "the same version; Debian's packages chromium and chromium-driver are."
-            ) from error
+            reason = [
+                *str(error).splitlines()[:1],
+                *([SAME_VERSION] if isinstance(error, SessionNotCreatedException) else said),
+            ]
+            raise BrowserError(f"{chrome_binary} does not start with {chromedriver}: {' '.join(reason)}") from error
 
     def close(self) -> None:
         """End everything, at once and whatever state it is in."""
