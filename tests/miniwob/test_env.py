@@ -77,6 +77,19 @@ def test_the_mouse_is_in_the_middle_after_a_reset_wherever_it_was_before(on):
         env.step("mouse_up()")
 
 
+def test_what_an_earlier_episode_copied_cannot_be_pasted(on):
+    def pasted(seed, *actions):
+        env = on("enter-text", seed=seed)
+        field = element(env, "textbox").ref
+        for action in (*actions, f"fill('{field}', '')", f"focus('{field}')", "keyboard_press('Control+v')"):
+            env.step(action.format(field=field))
+        return element(env, "textbox").value
+
+    copies = ("fill('{field}', 'kept')", "keyboard_press('Control+a')", "keyboard_press('Control+c')")
+    assert pasted(0, *copies) == "kept"
+    assert pasted(1) == ""
+
+
 @pytest.mark.parametrize("task", ["click-test", "click-test-2"])
 @pytest.mark.parametrize("right", [True, False])
 def test_a_double_click_that_ends_the_task_does_not_start_another(on, task, right):

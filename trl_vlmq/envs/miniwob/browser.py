@@ -61,6 +61,7 @@ class Browser:
                 self.press_mouse(False)
             self.mouse = (WIDTH / 2, HEIGHT / 2)
             self.driver.get(page.as_uri())
+            self._cdp("Runtime.evaluate", expression="vlmq.emptyClipboard()", userGesture=True)
             self.driver.execute_script("return vlmq.start(arguments[0])", seed)
         return self.settle()
 

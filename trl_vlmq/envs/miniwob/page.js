@@ -392,6 +392,18 @@
     }
   }
 
+  // What an earlier episode copied is no part of this one. Copying takes a user's gesture, which the caller gives.
+  function emptyClipboard() {
+    const empty = (event) => {
+      event.clipboardData.setData("text/plain", "");
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    window.addEventListener("copy", empty, true);
+    document.execCommand("copy");
+    window.removeEventListener("copy", empty, true);
+  }
+
   async function start(seed) {
     await ready();
     typedIsText();
@@ -422,5 +434,5 @@
     return report();
   }
 
-  Object.defineProperty(window, "vlmq", {value: Object.freeze({start, settle, point, way, focus, prepareFill, select, scroll})});
+  Object.defineProperty(window, "vlmq", {value: Object.freeze({emptyClipboard, start, settle, point, way, focus, prepareFill, select, scroll})});
 })();
