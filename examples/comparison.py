@@ -26,6 +26,7 @@ from trl_vlmq import (
     evaluate_policy,
     load_episodes,
 )
+from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.diagnostics import (
     calibrate_returns,
     calibrate_tokens,
@@ -37,7 +38,7 @@ from trl_vlmq.diagnostics import (
     rank_actions,
     report_filter,
 )
-from trl_vlmq.env_record import EnvironmentRecord
+from trl_vlmq.env_record import EnvironmentRecord, environment_of_episodes
 from trl_vlmq.hardware import choose_cpu_precision
 from trl_vlmq.logs import collect_logs
 from trl_vlmq.model_arguments import ModelArguments
@@ -104,8 +105,6 @@ class Comparison:
     Attributes:
         max_new_tokens (`int`):
             Tokens of an action, at most.
-        step_timeout (`float`, *optional*):
-            Seconds that a step of an environment may take; with it they work side by side.
         results (`dict[str, EvaluationResult]`):
             Name of each policy -> its held-out episodes.
         curves (`dict[str, list]`):
@@ -115,7 +114,6 @@ class Comparison:
     """
 
     max_new_tokens = 16
-    step_timeout: float | None = None
 
     def __init__(
         self,
@@ -130,31 +128,49 @@ class Comparison:
         self.settings, self.args, self.model_args, self.env = settings, args, model_args, env
         self.out = Path(args.output_dir)
         self.evaluate = {
-            label: partial(
-                evaluate_policy,
-                num_envs=num_envs,
-                step_timeout=self.step_timeout,
-                **env | {"env_kwargs": env["env_kwargs"] | changes},
-            )
+            label: partial(evaluate_policy, num_envs=num_envs, **env | {"env_kwargs": env["env_kwargs"] | changes})
             for label, changes in (variants or {"": {}}).items()
         }
         self.results: dict[str, EvaluationResult] = {}
         self.curves: dict[str, list] = {}
         self.critics: dict[str, dict] = {}
 
-    def collect_or_load(self, episodes_path: str | None, policy: Policy, num_episodes: int) -> Dataset:
+    @property
+    def has_agent(self) -> bool:
+        """Whether the output folder has an AFSFT agent with its critic, to go on from."""
+        return (self.out / "afsft" / CRITIC_WEIGHTS).is_file()
+
+    def collect_or_load(
+        self, episodes_path: str | None, policy: Policy, num_episodes: int, go_on: bool = False
+    ) -> Dataset:
         """The logs: collected once, by the first process, into the output folder; or loaded from a file that is there.
 
+        Args:
+            episodes_path (`str`, *optional*):
+                The file to load.
+            policy ([`Policy`]):
+                Who acts, if they are collected.
+            num_episodes (`int`):
+                How many episodes are then collected.
+            go_on (`bool`, *optional*, defaults to `False`):
+                Load those in the output folder, which the agent there was trained on, if they are there still.
+
         Raises:
-            ValueError: the file's prompts were made in another way than the environment's are here.
+            ValueError: the file's environment or prompts are not those of this run.
         """
         path = Path(episodes_path or self.out / "episodes.parquet")
+        collect = episodes_path is None and not (go_on and path.is_file())
         with PartialState().main_process_first():
-            if episodes_path is None and PartialState().is_main_process:
+            if collect and PartialState().is_main_process:
                 collect_logs(
-                    path, policy=policy, num_episodes=num_episodes, seed=self.args.seed,
-                    num_envs=self.num_envs, step_timeout=self.step_timeout, **self.env,
-                )  # fmt: skip
+                    path,
+                    policy=policy,
+                    num_episodes=num_episodes,
+                    seed=self.args.seed,
+                    num_envs=self.num_envs,
+                    **self.env,
+                )
+            agree_on_environment(path, EnvironmentRecord.of(self.env["make_env"], self.env["env_kwargs"]))
             agree_on_prompt(prompt_of_episodes(path), self.env["prompt_builder"].history)
             return load_episodes(path)
 
@@ -306,6 +322,22 @@ class Comparison:
         print(f"\nFigures: {figure}, {self.out}/*_critic.png\nResults: {self.out / 'results.json'}")
         print(f"Adapters and critic: {self.out}/<objective>/")
         print(f"Play again: trl-vlmq evaluate --model {self.out}/<objective> --env {self.env['make_env']}")
+
+
+def agree_on_environment(path: Path, mine: EnvironmentRecord | None) -> None:
+    """Logs of another environment, or of the same with other arguments, tell of other prompts and rewards.
+
+    Raises:
+        ValueError: says what differs and what to do.
+    """
+    theirs = environment_of_episodes(path)
+    if theirs is None or theirs == mine:
+        return
+    here = "one that cannot be written down" if mine is None else f"{mine.env_id} with {mine.env_kwargs}"
+    raise ValueError(
+        f"{path} holds episodes of {theirs.env_id} with {theirs.env_kwargs}; the environment of this run is {here}. Give "
+        "the options that these logs were collected with, or leave out --episodes_path for new ones."
+    )
 
 
 def differences(results: dict[str, EvaluationResult], better: str, worse: str) -> dict[str, dict[str, float]]:

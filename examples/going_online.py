@@ -45,6 +45,7 @@ def go_online(task: str, online: OnlineArguments, comparison: Comparison, logs: 
         logs ([`~datasets.Dataset`]):
             What that was trained on.
     """
+    print(f"Going on from the agent in {comparison.out / 'afsft'}.")
     set_seed(comparison.args.seed)
     run, env, offline = copy.deepcopy(comparison.args), comparison.env, comparison.out
     run.output_dir, run.actor_objective = str(offline / "online"), "afsft"
@@ -58,7 +59,7 @@ def go_online(task: str, online: OnlineArguments, comparison: Comparison, logs: 
     play = OnlineRolloutCallback(
         env["make_env"], env_kwargs=env["env_kwargs"], prompt_builder=env["prompt_builder"],
         episodes_per_round=online.online_episodes, max_new_tokens=comparison.max_new_tokens,
-        num_envs=min(online.online_episodes, comparison.num_envs), step_timeout=comparison.step_timeout,
+        num_envs=min(online.online_episodes, comparison.num_envs),
         epsilon=LinearSchedule(online.epsilon, online.epsilon_end, max(1, online.online_rounds - 1)),
         vllm=vllm_client(online.vllm_server_base_url),
     )  # fmt: skip

@@ -20,7 +20,6 @@ The base is the embedded `tiny-babyai`, which has learned to describe BabyAI pic
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from accelerate import PartialState
 from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments
@@ -28,7 +27,6 @@ from going_online import OnlineArguments, go_online
 from trl import TrlParser
 
 from trl_vlmq import AFSFTConfig, BehaviorPolicy
-from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.launch import end_processes
@@ -86,15 +84,15 @@ def main() -> None:
         "env_kwargs": {"max_steps": task.max_episode_steps, "list_actions": task.list_actions},
         "prompt_builder": PromptBuilder(history=task.history),
     }
-    comparison, out = Comparison(settings, args, model_args, env), Path(args.output_dir)
+    comparison = Comparison(settings, args, model_args, env)
     policy = BehaviorPolicy(parse_mixture(task.behaviors))
-    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes)
+    go_on = online.online and comparison.has_agent
+    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes, go_on)
     logs = describe_logs(dataset)
     if PartialState().is_main_process:
         print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
-    if online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file():
-        print(f"Going on from the agent in {out / 'afsft'}.")
+    if go_on:
         go_online(f"BabyAI-{task.level}", online, comparison, train_dataset)
         return
 

@@ -20,7 +20,6 @@ The base is the embedded `tiny-miniwob`, which has learned to describe such page
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from accelerate import PartialState
 from comparison import Comparison, ComparisonArguments, ComparisonTrainingArguments, examine_filter
@@ -29,7 +28,6 @@ from going_online import OnlineArguments, go_online
 from trl import TrlParser
 
 from trl_vlmq import AFSFTConfig, BehaviorPolicy, SloppyPolicy, VLMActorCritic
-from trl_vlmq.critic import CRITIC_WEIGHTS
 from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.launch import end_processes
@@ -97,7 +95,6 @@ class BrowserComparison(Comparison):
     """What a browser has time for: held-out episodes, and whose choices the filter keeps."""
 
     max_new_tokens = 32
-    step_timeout = 90.0  # above a browser's own
 
     def examine_critic(self, objective: str, model: VLMActorCritic, held_out: Dataset) -> dict[str, dict]:
         return {"filter": examine_filter(model, held_out)}
@@ -130,20 +127,20 @@ def main() -> None:
         },
         "prompt_builder": PromptBuilder(),
     }
-    comparison, out = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers), Path(args.output_dir)
+    comparison = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers)
     policy = SloppyPolicy(BehaviorPolicy(parse_mixture(task.behaviors)), task.invalid_share)
-    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes)
+    go_on = online.online and comparison.has_agent
+    dataset = comparison.collect_or_load(task.episodes_path, policy, task.num_log_episodes, go_on)
     logs = describe_logs(dataset)
     if PartialState().is_main_process:
         print(json.dumps(logs, indent=2))
     train_dataset, eval_dataset = split_episodes(dataset)
     name = f"MiniWoB++, {len(tasks)} tasks"
-    if not (online.online and (out / "afsft" / CRITIC_WEIGHTS).is_file()):
+    if not go_on:
         comparison.play_base()
         comparison.train(train_dataset, eval_dataset)
         comparison.report(name, logs)
     if online.online:
-        print(f"Going on from the agent in {out / 'afsft'}.")
         go_online(name, online, comparison, train_dataset)
 
 

@@ -30,11 +30,14 @@ class FaultTolerance:
     Args:
         max_lost (`float`):
             Episodes that may be lost; the next one raises.
+        play_again (`bool`, *optional*, defaults to `False`):
+            Play them again, from the same seed, instead of leaving them out.
         lost (`list[str]`):
             What happened to each episode that was lost, with its traceback.
     """
 
     max_lost: float
+    play_again: bool = False
     lost: list[str] = field(default_factory=list)
 
     def add(self, what: str, error: BaseException) -> None:
@@ -46,7 +49,8 @@ class FaultTolerance:
         """
         trace = "".join(traceback.format_exception(error)).rstrip()
         self.lost.append(f"{what}: {trace}")
-        logger.warning("%s: %s: %s. The episode is dropped and its environment restarted.", what, type(error).__name__, error)  # fmt: skip
+        then = "played again in a new environment" if self.play_again else "dropped and its environment restarted"
+        logger.warning("%s: %s: %s. The episode is %s.", what, type(error).__name__, error, then)
         if len(self.lost) > self.max_lost:
             raise EnvironmentFailureError(
                 f"{len(self.lost)} episodes were lost to failing environments and at most {self.max_lost:g} may be. "

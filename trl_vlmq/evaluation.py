@@ -10,7 +10,7 @@ import numpy as np
 from .envs import PromptBuilder
 from .episodes import Episode
 from .policies import Policy
-from .rollout import MakeEnv, play_episodes
+from .rollout import MakeEnv, play_episodes, play_lost_again
 from .statistics import mean_interval, wilson_interval
 
 
@@ -88,10 +88,11 @@ def evaluate_policy(
     num_episodes: int = 200,
     *,
     seed: int = 1_000_000,
-    num_envs: int = 64,
+    num_envs: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
     step_timeout: float | None = None,
+    max_lost_share: float | None = None,
     progress: str | None = "evaluate",
 ) -> EvaluationResult:
     """
@@ -109,20 +110,27 @@ def evaluate_policy(
             Episodes to play.
         seed (`int`, *optional*, defaults to `1000000`):
             Seed of the evaluation.
-        num_envs (`int`, *optional*, defaults to `64`):
-            Environments at once.
+        num_envs (`int`, *optional*):
+            Environments at once, by default as in [`play_episodes`].
         env_kwargs (`Mapping`, *optional*):
             Arguments for `gymnasium.make`, if `make_env` is an id.
         prompt_builder ([`PromptBuilder`], *optional*):
             The one that the policy was trained with.
         step_timeout (`float`, *optional*):
             As in [`play_episodes`]: with it, environments such as browsers work side by side.
+        max_lost_share (`float`, *optional*):
+            Share of the episodes that may be lost to environments that raise or hang (one at least, unless it is 0); each
+            is played again. By default what [`RolloutSettings`] of the environment say: mostly 0, so that the first
+            error is raised.
         progress (`str`, *optional*, defaults to `"evaluate"`):
             Label of the progress bar; `None` shows none.
+
+    Raises:
+        EnvironmentFailureError: if more episodes were lost than that.
     """
     episodes = play_episodes(
         make_env, policy, num_episodes,
         seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=prompt_builder, step_timeout=step_timeout,
-        progress=progress,
+        faults=play_lost_again(make_env, num_episodes, max_lost_share), progress=progress,
     )  # fmt: skip
     return EvaluationResult.of(episodes)

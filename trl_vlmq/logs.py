@@ -12,7 +12,7 @@ from .env_record import EnvironmentRecord
 from .envs import PromptBuilder
 from .policies import Policy
 from .prompt_record import prompt_metadata
-from .rollout import MakeEnv, play_episodes
+from .rollout import MakeEnv, play_episodes, play_lost_again
 from .storage import save_episodes
 
 
@@ -53,10 +53,11 @@ def collect_logs(
     num_episodes: int,
     *,
     seed: int = 0,
-    num_envs: int = 64,
+    num_envs: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
     step_timeout: float | None = None,
+    max_lost_share: float | None = None,
     progress: str | None = "collect logs",
 ) -> None:
     """Play episodes and write them to a Parquet file, which records the environment and how its prompts were made.
@@ -66,12 +67,17 @@ def collect_logs(
             The file to write; a file already there is replaced.
         make_env, policy, num_episodes, seed, num_envs, env_kwargs, prompt_builder, step_timeout, progress:
             As in [`play_episodes`].
+        max_lost_share (`float`, *optional*):
+            As in [`evaluate_policy`]: lost episodes are played again.
+
+    Raises:
+        EnvironmentFailureError: if more episodes were lost than that.
     """
     builder = prompt_builder or PromptBuilder()
     episodes = play_episodes(
         make_env, policy, num_episodes,
         seed=seed, num_envs=num_envs, env_kwargs=env_kwargs, prompt_builder=builder, step_timeout=step_timeout,
-        progress=progress,
+        faults=play_lost_again(make_env, num_episodes, max_lost_share), progress=progress,
     )  # fmt: skip
     record = EnvironmentRecord.of(make_env, env_kwargs)
     save_episodes(episodes, path, metadata=prompt_metadata(builder) | (record.metadata() if record else {}))

@@ -19,7 +19,7 @@ from .episodes import Episode, episodes_to_dataset
 from .lengths import check_lengths
 from .policies import EpsilonGreedyPolicy, Policy, Situation, VLMPolicy, random_valid_action
 from .prompt_record import prompt_metadata, save_prompt
-from .rollout import MakeEnv, environment_maker, play_numbered_episodes
+from .rollout import MakeEnv, environment_maker, play_numbered_episodes, rollout_settings
 from .rollout_report import RoundStatistics, log_samples, show_samples
 from .schedules import LinearSchedule
 from .shards import EpisodeShards, ShardRecord, read_shard
@@ -62,8 +62,9 @@ class OnlineRolloutCallback(TrainerCallback):
             name: a round's episodes are shared out among them.
         episodes_per_round (`int`, *optional*, defaults to `64`):
             Episodes of a round, of all processes together.
-        num_envs (`int`, *optional*, defaults to `32`):
-            Environments at once in each process, and so the batch size of generation.
+        num_envs (`int`, *optional*):
+            Environments at once in each process, and so the batch size of generation. By default what
+            [`RolloutSettings`] of the environment say, or else 32.
         start_epoch (`int`, *optional*, defaults to `0`):
             The epoch before which the first round is played; until then training is offline.
         env_kwargs (`Mapping`, *optional*):
@@ -81,7 +82,8 @@ class OnlineRolloutCallback(TrainerCallback):
         max_new_tokens (`int`, *optional*, defaults to `32`):
             Limit of an action's length.
         step_timeout (`float`, *optional*):
-            Seconds a step of an environment may take before the episode is dropped; `None` waits for ever.
+            Seconds a step of an environment may take before the episode is dropped. By default what [`RolloutSettings`]
+            of the environment say: mostly no limit.
         max_lost_share (`float`, *optional*, defaults to `0.1`):
             Share of a round's episodes that may be lost to environments that raise or hang; more stop the training.
         show_episodes (`int`, *optional*, defaults to `0`):
@@ -101,7 +103,7 @@ class OnlineRolloutCallback(TrainerCallback):
         envs: MakeEnv | Mapping[str, MakeEnv],
         *,
         episodes_per_round: int = 64,
-        num_envs: int = 32,
+        num_envs: int | None = None,
         start_epoch: int = 0,
         env_kwargs: Mapping[str, Any] | None = None,
         prompt_builder: PromptBuilder | None = None,
@@ -126,7 +128,7 @@ class OnlineRolloutCallback(TrainerCallback):
         if explore_over not in EXPLORATIONS:
             raise ValueError(f"explore_over={explore_over!r}: choose one of {', '.join(EXPLORATIONS)}.")
         for name, low in (("episodes_per_round", 1), ("num_envs", 1), ("start_epoch", 0), ("show_episodes", 0)):
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {low}.")
         if not self.envs:
             raise ValueError("envs is empty: name at least one environment.")
@@ -251,7 +253,7 @@ class OnlineRolloutCallback(TrainerCallback):
                 continue
             numbered = play_numbered_episodes(
                 make, policy, high - max(low, done), env_kwargs=self.env_kwargs,
-                seed=seed, first_episode=max(low, done), num_envs=self.num_envs,
+                seed=seed, first_episode=max(low, done), num_envs=self.num_envs or rollout_settings(make).num_envs or 32,
                 prompt_builder=self.prompt_builder, step_timeout=self.step_timeout, faults=faults,
                 progress=f"round {round_}, {name}" if accelerator.is_main_process else None,
             )  # fmt: skip
@@ -262,8 +264,9 @@ class OnlineRolloutCallback(TrainerCallback):
                     lost += 1
                 else:
                     episode.episode_id = f"online-{round_:06d}-{rank:04d}-{index:06d}"
-                    for turn in episode.turns:
-                        turn.env_id = name
+                    if len(self.envs) > 1:  # by the names that they were given; one alone knows its tasks better
+                        for turn in episode.turns:
+                            turn.env_id = name
                     pending.append(episode)
                 if (index + 1 - low) % _EPISODES_PER_FILE == 0 or index + 1 == high:
                     dataset = episodes_to_dataset(pending)

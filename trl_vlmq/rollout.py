@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """A policy acts in many environments at once -> episodes."""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .backbones import GeneratedAction
 from .env_worker import EnvWorker, FaultTolerance
-from .envs import BehaviorUnavailableError, PromptBuilder
+from .envs import BehaviorUnavailableError, PromptBuilder, RolloutSettings
 from .episodes import Episode, Turn
 from .policies import Policy, Situation
 
@@ -29,6 +30,41 @@ def environment_maker(make_env: MakeEnv, env_kwargs: Mapping[str, Any] | None) -
 def episode_seed(seed: int, index: int) -> int:
     """Seed of the `index`-th episode of a run: what it is does not depend on the number of environments."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def rollout_settings(make_env: MakeEnv) -> RolloutSettings:
+    """How an environment is best played in, as its class says."""
+    if isinstance(make_env, str):
+        module, _, env_id = make_env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        try:
+            make_env = gym.spec(env_id).entry_point
+        except gym.error.Error:  # `gym.make` will say it better
+            return RolloutSettings()
+        if isinstance(make_env, str):
+            make_env = gym.envs.registration.load_env_creator(make_env)
+    return getattr(make_env, "rollout_settings", RolloutSettings())
+
+
+def play_lost_again(make_env: MakeEnv, num_episodes: int, max_lost_share: float | None) -> FaultTolerance | None:
+    """The faults of a run whose episodes must all be there.
+
+    Args:
+        make_env (`str` or `Callable`):
+            The environment, which says what share may be lost where `max_lost_share` is `None`.
+        num_episodes (`int`):
+            Episodes of the run.
+        max_lost_share (`float`, *optional*):
+            Share of them that may be lost, one at least, and is played again.
+
+    Raises:
+        ValueError: the share lies outside of [0, 1).
+    """
+    share = rollout_settings(make_env).max_lost_share if max_lost_share is None else max_lost_share
+    if not 0 <= share < 1:
+        raise ValueError(f"max_lost_share={share} lies outside of [0, 1).")
+    return FaultTolerance(max_lost=max(1.0, share * num_episodes), play_again=True) if share else None
 
 
 class _BrokenEnvironment(Exception):
@@ -54,7 +90,7 @@ def play_episodes(
     *,
     seed: int = 0,
     first_episode: int = 0,
-    num_envs: int = 64,
+    num_envs: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     prompt_builder: PromptBuilder | None = None,
     step_timeout: float | None = None,
@@ -79,18 +115,18 @@ def play_episodes(
         first_episode (`int`, *optional*, defaults to `0`):
             Number of the first episode: 0 to `num_episodes - 1` and then `num_episodes` more are the same episodes as
             twice as many at once.
-        num_envs (`int`, *optional*, defaults to `64`):
-            Environments at once.
+        num_envs (`int`, *optional*):
+            Environments at once. By default what [`RolloutSettings`] of the environment say, or else 64.
         env_kwargs (`Mapping`, *optional*):
             Arguments for `gymnasium.make`, if `make_env` is an id.
         prompt_builder ([`PromptBuilder`], *optional*):
             From observations to prompts; defaults to `PromptBuilder()`.
         step_timeout (`float`, *optional*):
             Seconds a step of an environment may take; ten times as many to make or reset one. With it every environment
-            lives in a thread of its own.
+            lives in a thread of its own. By default what [`RolloutSettings`] of the environment say.
         faults ([`~env_worker.FaultTolerance`], *optional*):
-            Counts episodes lost to environments that raise or hang; these are left out, and their environments are
-            made anew. Without it the first such error is raised.
+            Counts episodes lost to environments that raise or hang; these are left out or played again, and their
+            environments are made anew. Without it the first such error is raised.
         progress (`str`, *optional*):
             Label of a progress bar; `None` shows none.
 
@@ -118,7 +154,7 @@ def play_numbered_episodes(
     *,
     seed: int,
     first_episode: int,
-    num_envs: int,
+    num_envs: int | None,
     env_kwargs: Mapping[str, Any] | None,
     prompt_builder: PromptBuilder | None,
     step_timeout: float | None,
@@ -126,6 +162,9 @@ def play_numbered_episodes(
     progress: str | None,
 ) -> Iterator[tuple[int, Episode | None]]:
     """[`play_episodes`] with the number of each episode, and `None` for one that was lost."""
+    settings = rollout_settings(make_env)
+    step_timeout = settings.step_timeout if step_timeout is None else step_timeout
+    num_envs = settings.num_envs or 64 if num_envs is None else num_envs
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs} must be at least 1.")
     builder = prompt_builder or PromptBuilder()
@@ -133,6 +172,7 @@ def play_numbered_episodes(
     env_name = make_env if isinstance(make_env, str) else None
     workers = [EnvWorker(make, step_timeout) for _ in range(min(num_envs, num_episodes))]
     idle, running = list(workers), []
+    again: list[int] = []  # lost, and to be played once more
     finished: dict[int, Episode | None] = {}
     started = delivered = first_episode
     last = first_episode + num_episodes
@@ -141,20 +181,26 @@ def play_numbered_episodes(
     def lose(index: int, worker: EnvWorker, error: Exception) -> None:
         if faults is None:
             raise error
-        finished[index] = None
+        if faults.play_again:
+            again.append(index)
+        else:
+            finished[index] = None
         worker.abandon()
         idle.append(worker)
         faults.add(f"Episode {index} of {env_name or 'the environment'}", error)
 
     try:
         while delivered < last:
-            while idle and started < last:
+            while idle and (again or started < last):
                 worker = idle.pop()
+                if again:
+                    index = again.pop()
+                else:
+                    index, started = started, started + 1
                 try:
-                    running.append(_start(worker, policy, started, seed, builder))
+                    running.append(_start(worker, policy, index, seed, builder))
                 except _BrokenEnvironment as broken:
-                    lose(started, worker, broken.__cause__)
-                started += 1
+                    lose(index, worker, broken.__cause__)
             situations = [_situation(episode, builder) for episode in running]
             actions = policy.act(situations) if situations else []
             for episode, action in zip(running, actions, strict=True):

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from trl_vlmq import BehaviorPolicy, play_episodes
+from trl_vlmq import BehaviorPolicy, evaluate_policy, play_episodes
 from trl_vlmq.backbones import GeneratedAction
 from trl_vlmq.env_worker import FaultTolerance
+from trl_vlmq.rollout import rollout_settings
 
 
 pytestmark = pytest.mark.slow
@@ -113,6 +114,42 @@ def test_in_rollouts_its_episode_is_dropped_and_counted_and_the_others_are_what_
     assert len(whole) == 6 and len(rest) == 5 and rest.items() <= whole.items()
     assert len(faults.lost) == 1 and "BrowserError" in faults.lost[0]
     assert all(env._browser is None for env in made)
+
+
+def test_an_evaluation_plays_the_episode_of_a_killed_browser_again(make, processes):
+    calls = []
+
+    def sabotaged(kill):
+        env = make("click-test-2", max_steps=4)
+        step = env.step
+
+        def wrapped(action):
+            calls.append(action)
+            if kill and len(calls) == 3:
+                processes(env, "chromium")[0].kill()
+            return step(action)
+
+        env.step = wrapped
+        return env
+
+    def played(kill):
+        return evaluate_policy(
+            lambda: sabotaged(kill), BehaviorPolicy("random"), 6, num_envs=2, step_timeout=90.0, max_lost_share=0.2, progress=None
+        )  # fmt: skip
+
+    whole, steps = played(False), len(calls)
+    calls.clear()
+    again = played(True)
+    assert len(calls) > steps, "none was lost"
+    assert again.summary() == whole.summary() and again.lengths.tolist() == whole.lengths.tolist()
+
+
+def test_by_its_id_a_few_browsers_are_started_and_may_be_lost(chromium):
+    from trl_vlmq.envs.miniwob.env import MiniWoBEnv
+
+    settings = rollout_settings("trl_vlmq/MiniWoB-click-test-v0")
+    assert settings == MiniWoBEnv.rollout_settings == (4, 90.0, 0.1)
+    assert rollout_settings("trl_vlmq/BabyAI-GoToLocalS6N2-v0") == rollout_settings(lambda: None) == (None, None, 0.0)
 
 
 SAID = [

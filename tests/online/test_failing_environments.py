@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from trl_vlmq import BehaviorPolicy, play_episodes
+from trl_vlmq import BehaviorPolicy, evaluate_policy, load_episodes, play_episodes
 from trl_vlmq.backbones import GeneratedAction
 from trl_vlmq.env_worker import EnvironmentFailureError, FaultTolerance
+from trl_vlmq.envs import RolloutSettings
+from trl_vlmq.logs import collect_logs
 
 
 RANDOM = BehaviorPolicy("random")
@@ -158,3 +160,65 @@ def test_later_episodes_are_the_same_when_earlier_ones_are_there_already(lamp):
     first = contents(play_episodes(lamp, RANDOM, 13, seed=2))
     rest = contents(play_episodes(lamp, RANDOM, 7, seed=2, first_episode=13))
     assert first | rest == whole and not first.keys() & rest.keys()
+
+
+@pytest.fixture
+def failing_once(failing):
+    """A lamp that crashes in some episodes, and no longer when they are played again."""
+
+    def factory():
+        seen = set()
+
+        def chosen(color):
+            new = color < 100 and color not in seen
+            seen.add(color)
+            return new
+
+        env, made, _ = failing(crash, chosen)
+        return env, made
+
+    return factory
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_lost_episodes_of_an_evaluation_are_played_again(lamp, failing_once, timeout):
+    whole = evaluate_policy(lamp, RANDOM, 30, seed=2, progress=None)
+    env, made = failing_once()
+    result = evaluate_policy(
+        env, RANDOM, 30, seed=2, num_envs=4, max_lost_share=0.9, step_timeout=timeout, progress=None
+    )
+    assert len(made) > 4, "none was lost"
+    for name in ("success", "returns", "lengths", "valid_actions"):
+        assert getattr(result, name).tolist() == getattr(whole, name).tolist()
+
+
+def test_logs_are_complete_though_episodes_were_lost(lamp, failing_once, tmp_path):
+    rows = []
+    for name, env in (("whole", lamp), ("again", failing_once()[0])):
+        collect_logs(tmp_path / name, env, RANDOM, 12, seed=2, num_envs=3, max_lost_share=0.9, progress=None)
+        rows.append(
+            load_episodes(tmp_path / name).select_columns(["episode_id", "turn", "completion", "reward"]).to_list()
+        )
+    assert rows[0] == rows[1]
+
+
+def test_an_environment_says_itself_how_it_is_played_in(failing_once):
+    env, made = failing_once()
+    env.rollout_settings = RolloutSettings(num_envs=2, step_timeout=30.0, max_lost_share=0.9)
+    result = evaluate_policy(env, RANDOM, 30, seed=2, progress=None)
+    lost = len(made) - 2
+    assert len(result.success) == 30 and lost > 0
+    with pytest.raises(RuntimeError, match="the simulator crashed"):
+        evaluate_policy(failing_once()[0], RANDOM, 30, seed=2, progress=None)
+
+
+def test_an_episode_that_always_fails_ends_an_evaluation_with_the_reason(failing):
+    env, _, _ = failing(crash, lambda color: color < 100)
+    with pytest.raises(EnvironmentFailureError, match="the simulator crashed"):
+        evaluate_policy(env, RANDOM, 30, seed=2, max_lost_share=0.5, progress=None)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_lost_episodes_that_cannot_be_is_refused(lamp, share):
+    with pytest.raises(ValueError, match=f"max_lost_share={share}"):
+        evaluate_policy(lamp, RANDOM, 3, max_lost_share=share, progress=None)

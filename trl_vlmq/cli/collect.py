@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from trl_vlmq.env_record import load_environment
+from trl_vlmq.env_worker import EnvironmentFailureError
 from trl_vlmq.envs import BehaviorUnavailableError, PromptBuilder
 from trl_vlmq.hardware import use_all_cores
 from trl_vlmq.logs import collect_logs, describe_logs, logs_table, parse_mixture
@@ -40,7 +41,26 @@ class CollectArguments:
     )
     episodes: int = field(default=1000, metadata={"help": "Episodes to play."})
     seed: int = field(default=0, metadata={"help": "Seed of the run: the same seed gives the same episodes."})
-    num_envs: int = field(default=64, metadata={"help": "Environments at once; the episodes do not depend on it."})
+    num_envs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Environments at once; the episodes do not depend on it. Default: what the environment says (a few "
+            "browsers, for one), else 64."
+        },
+    )
+    step_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
+        },
+    )
+    max_lost_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the episodes that may be lost to environments that raise or hang; they are played again. "
+            "Default: what the environment says, or 0."
+        },
+    )
     history: int | None = field(
         default=None,
         metadata={"help": "Past actions that a prompt recalls. Default: what is recorded with the model, else 0."},
@@ -67,7 +87,7 @@ def main(argv: list[str]) -> None:
         {
             "what to play": ["env", "env_kwargs", "episodes", "seed", "history"],
             "who acts": ["behaviors", "model", "temperature", "max_new_tokens"],
-            "the rest": ["output", "overwrite", "num_envs"],
+            "the rest": ["output", "overwrite", "num_envs", "step_timeout", "max_lost_share"],
         },
         usage="--env ENV (--behaviors MIXTURE | --model MODEL) --output FILE [options]",
         description="Play episodes in an environment and store them as a Parquet file, one row per turn, ready for "
@@ -103,10 +123,11 @@ def collect(arguments: CollectArguments) -> None:
         backbone, builder, note = load_agent(arguments.model, arguments.history)
         policy = VLMPolicy(backbone, arguments.temperature, arguments.max_new_tokens)
     print(note)
-    with user_errors(BehaviorUnavailableError, OSError):
+    with user_errors(BehaviorUnavailableError, EnvironmentFailureError, OSError):
         collect_logs(
             output, arguments.env, policy, arguments.episodes,
             seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=kwargs, prompt_builder=builder,
+            step_timeout=arguments.step_timeout, max_lost_share=arguments.max_lost_share,
         )  # fmt: skip
     print(logs_table(describe_logs(load_episodes(output))))
     print(f"\nEpisodes: {output}")

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from trl_vlmq.backbones import resolve_model
 from trl_vlmq.diagnostics import comparison_table
 from trl_vlmq.env_record import load_environment
+from trl_vlmq.env_worker import EnvironmentFailureError
 from trl_vlmq.envs import BehaviorUnavailableError
 from trl_vlmq.evaluation import EvaluationResult, evaluate_policy
 from trl_vlmq.hardware import use_all_cores
@@ -50,7 +51,26 @@ class EvaluateArguments:
     )
     temperature: float = field(default=0.0, metadata={"help": "Sampling temperature of the models; 0 is greedy."})
     max_new_tokens: int = field(default=32, metadata={"help": "Limit of the length of an action, in tokens."})
-    num_envs: int = field(default=64, metadata={"help": "Environments at once; the result does not depend on it."})
+    num_envs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Environments at once; the result does not depend on it. Default: what the environment says (a few "
+            "browsers, for one), else 64."
+        },
+    )
+    step_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
+        },
+    )
+    max_lost_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the episodes that may be lost to environments that raise or hang; they are played again. "
+            "Default: what the environment says, or 0."
+        },
+    )
     history: int | None = field(
         default=None,
         metadata={"help": "Past actions that a prompt recalls. Default: what is recorded with each model, else 0."},
@@ -79,7 +99,7 @@ def main(argv: list[str]) -> None:
         {
             "what to play": ["env", "env_kwargs", "episodes", "seed", "history"],
             "who acts": ["model", "behavior", "temperature", "max_new_tokens"],
-            "the rest": ["output", "num_envs"],
+            "the rest": ["output", "num_envs", "step_timeout", "max_lost_share"],
         },
         usage="--env ENV [--model MODEL ...] [--behavior NAME ...] [options]",
         description="Play held-out episodes and report success (with its 95% Wilson interval), return, syntax accuracy "
@@ -108,11 +128,11 @@ def evaluate(arguments: EvaluateArguments) -> None:
 
     def play(name: str, policy, builder=None) -> None:
         for env in arguments.env:
-            with user_errors(BehaviorUnavailableError):
+            with user_errors(BehaviorUnavailableError, EnvironmentFailureError):
                 results[env][name] = evaluate_policy(
                     env, policy, arguments.episodes,
                     seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=env_kwargs[env], prompt_builder=builder,
-                    progress=name,
+                    step_timeout=arguments.step_timeout, max_lost_share=arguments.max_lost_share, progress=name,
                 )  # fmt: skip
 
     prompts = {}

@@ -19,6 +19,7 @@ from trl_vlmq.envs.text_action import (
     BehaviorUnavailableError,
     FreeText,
     Outcome,
+    RolloutSettings,
     TextActionEnv,
     image_space,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "LenientJsonActionGrammar",
     "Outcome",
     "PromptBuilder",
+    "RolloutSettings",
     "TextActionEnv",
     "ToolEnv",
     "check_text_action_env",

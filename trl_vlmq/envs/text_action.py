@@ -81,6 +81,24 @@ class Outcome(NamedTuple):
     success: bool = False
 
 
+class RolloutSettings(NamedTuple):
+    """
+    How an environment is best played in, where nobody says otherwise.
+
+    Args:
+        num_envs (`int`, *optional*):
+            Environments at once, where many are too many (a browser each); `None` leaves it to who plays.
+        step_timeout (`float`, *optional*):
+            Seconds a step may take; with it environments work side by side, each in a thread. `None` sets no limit.
+        max_lost_share (`float`, *optional*, defaults to `0.0`):
+            Share of the episodes that may be lost to environments that raise or hang.
+    """
+
+    num_envs: int | None = None
+    step_timeout: float | None = None
+    max_lost_share: float = 0.0
+
+
 class Behavior(Protocol):
     """A scripted agent. It is made after a reset and lives for one episode."""
 
@@ -126,8 +144,13 @@ class TextActionEnv(gymnasium.Env, ABC):
             The action of `invalid_action="default"`.
         render_mode (`str`, *optional*):
             `"rgb_array"` lets `render` return the newest image.
+
+    Attributes:
+        rollout_settings ([`RolloutSettings`]):
+            Of the class: how it is best played in.
     """
 
+    rollout_settings = RolloutSettings()
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     behaviors: tuple[str, ...] = ("random",)
     env_id: str | None = None  # of the running episode, where one environment plays several tasks

@@ -23,7 +23,7 @@ from trl_vlmq.envs.miniwob.process import (
 )
 from trl_vlmq.envs.miniwob.tasks import check_tasks, page_folder
 from trl_vlmq.envs.placeholders import without_placeholders
-from trl_vlmq.envs.text_action import Behavior, Outcome, TextActionEnv, image_space
+from trl_vlmq.envs.text_action import Behavior, Outcome, RolloutSettings, TextActionEnv, image_space
 
 
 REWARDS = ("binary", "raw", "decayed")
@@ -76,6 +76,9 @@ class MiniWoBEnv(TextActionEnv):
     Raises:
         BrowserError: (`reset`, `step`) the browser died, hangs or does not start. The next `reset` starts another one.
     """
+
+    # Some 500 MiB each. The time for a step lies above that after which a browser counts as hung.
+    rollout_settings = RolloutSettings(num_envs=4, step_timeout=90.0, max_lost_share=0.1)
 
     def __init__(
         self,
