@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """`trl-vlmq collect`: behaviours or a model play, and the episodes are stored."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,7 +16,7 @@ from trl_vlmq.storage import load_episodes
 
 from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, choose_env_kwargs, load_agent, model_errors, prompt_note
+from .tasks import PlayArguments, check_env, choose_env_kwargs, load_agent, model_errors, prompt_note
 
 
 @dataclass
@@ -41,26 +41,6 @@ class CollectArguments:
     )
     episodes: int = field(default=1000, metadata={"help": "Episodes to play."})
     seed: int = field(default=0, metadata={"help": "Seed of the run: the same seed gives the same episodes."})
-    num_envs: int | None = field(
-        default=None,
-        metadata={
-            "help": "Environments at once; the episodes do not depend on it. Default: what the environment says (a few "
-            "browsers, for one), else 64."
-        },
-    )
-    step_timeout: float | None = field(
-        default=None,
-        metadata={
-            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
-        },
-    )
-    max_lost_share: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the episodes that may be lost to environments that raise or hang; they are played again. "
-            "Default: what the environment says, or 0."
-        },
-    )
     history: int | None = field(
         default=None,
         metadata={"help": "Past actions that a prompt recalls. Default: what is recorded with the model, else 0."},
@@ -70,7 +50,7 @@ class CollectArguments:
     def __post_init__(self):
         if (self.behaviors is None) == (self.model is None):
             raise ValueError("say who acts: either --behaviors or --model")
-        require_at_least(self, episodes=1, num_envs=1, seed=0, max_new_tokens=1, temperature=0, history=0)
+        require_at_least(self, episodes=1, seed=0, max_new_tokens=1, temperature=0, history=0)
 
 
 EXAMPLES = """examples:
@@ -83,7 +63,7 @@ def main(argv: list[str]) -> None:
     """Run `trl-vlmq collect`."""
     parser = CommandParser(
         "collect",
-        [CollectArguments],
+        [CollectArguments, PlayArguments],
         {
             "what to play": ["env", "env_kwargs", "episodes", "seed", "history"],
             "who acts": ["behaviors", "model", "temperature", "max_new_tokens"],
@@ -94,12 +74,12 @@ def main(argv: list[str]) -> None:
         "`trl-vlmq train`. The file records the environment and how its prompts were made.",
         examples=EXAMPLES,
     )
-    (arguments,) = parser.parse(argv)
+    arguments, how = parser.parse(argv)
     if PartialState().is_main_process:
-        collect(arguments)
+        collect(arguments, how)
 
 
-def collect(arguments: CollectArguments) -> None:
+def collect(arguments: CollectArguments, how: PlayArguments) -> None:
     """Play, store, and print what was stored."""
     output = Path(arguments.output)
     if output.is_dir():
@@ -126,8 +106,7 @@ def collect(arguments: CollectArguments) -> None:
     with user_errors(BehaviorUnavailableError, EnvironmentFailureError, OSError):
         collect_logs(
             output, arguments.env, policy, arguments.episodes,
-            seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=kwargs, prompt_builder=builder,
-            step_timeout=arguments.step_timeout, max_lost_share=arguments.max_lost_share,
+            seed=arguments.seed, env_kwargs=kwargs, prompt_builder=builder, **asdict(how),
         )  # fmt: skip
     print(logs_table(describe_logs(load_episodes(output))))
     print(f"\nEpisodes: {output}")

@@ -19,7 +19,7 @@ from trl_vlmq.statistics import paired_bootstrap
 
 from .errors import UserError, require_at_least, user_errors
 from .parsing import CommandParser
-from .tasks import check_env, choose_env_kwargs, load_agent, model_errors
+from .tasks import PlayArguments, check_env, choose_env_kwargs, load_agent, model_errors
 
 
 EMBEDDED = "tiny-babyai (untrained)"
@@ -51,26 +51,6 @@ class EvaluateArguments:
     )
     temperature: float = field(default=0.0, metadata={"help": "Sampling temperature of the models; 0 is greedy."})
     max_new_tokens: int = field(default=32, metadata={"help": "Limit of the length of an action, in tokens."})
-    num_envs: int | None = field(
-        default=None,
-        metadata={
-            "help": "Environments at once; the result does not depend on it. Default: what the environment says (a few "
-            "browsers, for one), else 64."
-        },
-    )
-    step_timeout: float | None = field(
-        default=None,
-        metadata={
-            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
-        },
-    )
-    max_lost_share: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the episodes that may be lost to environments that raise or hang; they are played again. "
-            "Default: what the environment says, or 0."
-        },
-    )
     history: int | None = field(
         default=None,
         metadata={"help": "Past actions that a prompt recalls. Default: what is recorded with each model, else 0."},
@@ -82,7 +62,7 @@ class EvaluateArguments:
             given = getattr(self, name) or []
             if len(set(given)) < len(given):
                 raise ValueError(f"--{name} names something twice")
-        require_at_least(self, episodes=1, num_envs=1, seed=0, max_new_tokens=1, temperature=0, history=0)
+        require_at_least(self, episodes=1, seed=0, max_new_tokens=1, temperature=0, history=0)
 
 
 EXAMPLES = """examples:
@@ -95,7 +75,7 @@ def main(argv: list[str]) -> None:
     """Run `trl-vlmq evaluate`."""
     parser = CommandParser(
         "evaluate",
-        [EvaluateArguments],
+        [EvaluateArguments, PlayArguments],
         {
             "what to play": ["env", "env_kwargs", "episodes", "seed", "history"],
             "who acts": ["model", "behavior", "temperature", "max_new_tokens"],
@@ -106,12 +86,12 @@ def main(argv: list[str]) -> None:
         "and turns. A model is asked in the way it was trained with, if that is recorded beside it.",
         examples=EXAMPLES,
     )
-    (arguments,) = parser.parse(argv)
+    arguments, how = parser.parse(argv)
     if PartialState().is_main_process:
-        evaluate(arguments)
+        evaluate(arguments, how)
 
 
-def evaluate(arguments: EvaluateArguments) -> None:
+def evaluate(arguments: EvaluateArguments, how: PlayArguments) -> None:
     """Play, print tables, and write them as JSON."""
     output = None if arguments.output is None else Path(arguments.output)
     if output is not None and output.is_dir():
@@ -131,8 +111,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
             with user_errors(BehaviorUnavailableError, EnvironmentFailureError):
                 results[env][name] = evaluate_policy(
                     env, policy, arguments.episodes,
-                    seed=arguments.seed, num_envs=arguments.num_envs, env_kwargs=env_kwargs[env], prompt_builder=builder,
-                    step_timeout=arguments.step_timeout, max_lost_share=arguments.max_lost_share, progress=name,
+                    seed=arguments.seed, env_kwargs=env_kwargs[env], prompt_builder=builder, progress=name, **asdict(how),
                 )  # fmt: skip
 
     prompts = {}
@@ -156,7 +135,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
             print(f"{name}: {gap['difference']:+.1%} (paired bootstrap 95%: {gap['low']:+.1%} to {gap['high']:+.1%})")
     if output is not None:
         summary = {
-            "arguments": asdict(arguments),
+            "arguments": asdict(arguments) | asdict(how),
             "env_kwargs": env_kwargs,
             "prompts": prompts,
             "results": {e: {name: r.summary() for name, r in results[e].items()} for e in arguments.env},

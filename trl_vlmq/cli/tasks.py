@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,40 @@ from trl_vlmq.envs import PromptBuilder
 from trl_vlmq.hardware import default_attention
 from trl_vlmq.prompt_record import agree_on_prompt, load_prompt
 
-from .errors import UserError, suggest, user_errors
+from .errors import UserError, require_at_least, suggest, user_errors
+
+
+@dataclass
+class PlayArguments:
+    """How environments are played in; by default as they say themselves."""
+
+    num_envs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Environments at once; the episodes do not depend on it. Default: what the environment says (a few "
+            "browsers, for one), else 64."
+        },
+    )
+    step_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
+        },
+    )
+    max_lost_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the episodes that may be lost to environments that raise or hang; they are played again. "
+            "Default: what the environment says, or 0."
+        },
+    )
+
+    def __post_init__(self):
+        require_at_least(self, num_envs=1, max_lost_share=0)
+        if self.step_timeout is not None and not self.step_timeout > 0:
+            raise ValueError(f"--step_timeout must be above 0, not {self.step_timeout}")
+        if self.max_lost_share is not None and not self.max_lost_share < 1:
+            raise ValueError(f"--max_lost_share must be below 1, not {self.max_lost_share}")
 
 
 def read_env_kwargs(text: str | None) -> dict[str, Any]:
