@@ -52,6 +52,7 @@ class TaskArguments:
         default=False,
         metadata={"help": "List the actions in the prompt: for a base that knows words, and at its price."},
     )
+    history: int = field(default=0, metadata={"help": "Past actions that the prompt recalls."})
     episodes_path: str | None = field(
         default=None, metadata={"help": "Parquet file of episodes to train on; by default they are collected."}
     )
@@ -125,7 +126,7 @@ def main() -> None:
             "list_actions": task.list_actions,
             "invalid_penalty": task.invalid_penalty,
         },
-        "prompt_builder": PromptBuilder(),
+        "prompt_builder": PromptBuilder(history=task.history),
     }
     comparison = BrowserComparison(settings, args, model_args, env, num_envs=task.browsers)
     policy = SloppyPolicy(BehaviorPolicy(parse_mixture(task.behaviors)), task.invalid_share)
