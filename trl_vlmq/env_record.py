@@ -4,6 +4,7 @@
 An argument such as `list_actions` changes what the agent reads: played with another one it may fail entirely.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .records import load_record, records_in_files, save_record
-from .rollout import MakeEnv
+from .rollout import MakeEnv, environment_class, find_spec
 
 
 ENVIRONMENT_FILE = "environment.json"
@@ -41,6 +42,16 @@ class EnvironmentRecord:
             return cls(make_env, json.loads(json.dumps(kwargs))) if isinstance(make_env, str) else None
         except (TypeError, ValueError):
             return None
+
+    def complete(self) -> dict[str, Any]:
+        """The arguments with the defaults of those that are not given, as far as the environment's classes tell them."""
+        spec, creator = find_spec(self.env_id), environment_class(self.env_id)
+        defaults: dict[str, Any] = {}
+        for kind in reversed(getattr(creator, "__mro__", (creator,))):
+            if "__init__" in vars(kind) and kind is not object:
+                parameters = inspect.signature(kind.__init__).parameters.values()
+                defaults |= {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        return defaults | (spec.kwargs if spec else {}) | self.env_kwargs
 
     def metadata(self) -> dict[str, str]:
         """What [`save_episodes`] shall record in the file."""

@@ -91,9 +91,12 @@ class EnvWorker:
             TimeoutError: if it took too long.
         """
         slow = None if self.step_timeout is None else _SLOW_FACTOR * self.step_timeout
-        if self.env is None:
-            self.env = self._call(self._make).result(slow)
-        return self._call(lambda: self.env.reset(seed=seed)).result(slow)[0]
+        try:
+            if self.env is None:
+                self.env = self._call(self._make).result(slow)
+            return self._call(lambda: self.env.reset(seed=seed)).result(slow)[0]
+        except TimeoutError as error:
+            raise TimeoutError(f"making or resetting took more than {slow:g} seconds") from error
 
     def begin_step(self, text: str) -> None:
         """Start a step; [`end_step`] waits for it."""

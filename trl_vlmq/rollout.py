@@ -2,6 +2,8 @@
 """A policy acts in many environments at once -> episodes."""
 
 import importlib
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,16 +12,27 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import (
+    EnvSpec,
+    find_highest_version,
+    get_env_id,
+    load_env_creator,
+    parse_env_id,
+)
 from tqdm.auto import tqdm
 
 from .backbones import GeneratedAction
-from .env_worker import EnvWorker, FaultTolerance
+from .env_worker import EnvironmentFailureError, EnvWorker, FaultTolerance
 from .envs import BehaviorUnavailableError, PromptBuilder, RolloutSettings
 from .episodes import Episode, Turn
 from .policies import Policy, Situation
 
 
 MakeEnv = str | Callable[[], gym.Env]
+
+
+# What is played again and fails as often as this fails always.
+MAX_LOSSES = 3
 
 
 def environment_maker(make_env: MakeEnv, env_kwargs: Mapping[str, Any] | None) -> Callable[[], gym.Env]:
@@ -32,19 +45,33 @@ def episode_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
+def find_spec(env_id: str) -> EnvSpec | None:
+    """What an id is registered with, as `gym.make` finds it; `None` if it is not."""
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    try:
+        namespace, name, version = parse_env_id(env_id)
+        if version is None:
+            version = find_highest_version(namespace, name)
+        return gym.spec(get_env_id(namespace, name, version))
+    except gym.error.Error:  # `gym.make` says it better
+        return None
+
+
+def environment_class(make_env: MakeEnv) -> Callable:
+    """The class, or what else makes the environment."""
+    if isinstance(make_env, str):
+        spec = find_spec(make_env)
+        make_env = None if spec is None else spec.entry_point
+        if isinstance(make_env, str):
+            make_env = load_env_creator(make_env)
+    return make_env.func if isinstance(make_env, partial) else make_env
+
+
 def rollout_settings(make_env: MakeEnv) -> RolloutSettings:
     """How an environment is best played in, as its class says."""
-    if isinstance(make_env, str):
-        module, _, env_id = make_env.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        try:
-            make_env = gym.spec(env_id).entry_point
-        except gym.error.Error:  # `gym.make` will say it better
-            return RolloutSettings()
-        if isinstance(make_env, str):
-            make_env = gym.envs.registration.load_env_creator(make_env)
-    return getattr(make_env, "rollout_settings", RolloutSettings())
+    return getattr(environment_class(make_env), "rollout_settings", RolloutSettings())
 
 
 def play_lost_again(make_env: MakeEnv, num_episodes: int, max_lost_share: float | None) -> FaultTolerance | None:
@@ -123,7 +150,8 @@ def play_episodes(
             From observations to prompts; defaults to `PromptBuilder()`.
         step_timeout (`float`, *optional*):
             Seconds a step of an environment may take; ten times as many to make or reset one. With it every environment
-            lives in a thread of its own. By default what [`RolloutSettings`] of the environment say.
+            lives in a thread of its own. By default what [`RolloutSettings`] of the environment say; `math.inf` sets no
+            limit.
         faults ([`~env_worker.FaultTolerance`], *optional*):
             Counts episodes lost to environments that raise or hang; these are left out or played again, and their
             environments are made anew. Without it the first such error is raised.
@@ -134,7 +162,7 @@ def play_episodes(
         `Iterator[Episode]`: in the order of their numbers.
 
     Raises:
-        EnvironmentFailureError: if more episodes were lost than `faults` tolerates.
+        EnvironmentFailureError: if more episodes were lost than `faults` tolerates, or one again and again.
     """
     numbered = play_numbered_episodes(
         make_env, policy, num_episodes,
@@ -164,6 +192,8 @@ def play_numbered_episodes(
     """[`play_episodes`] with the number of each episode, and `None` for one that was lost."""
     settings = rollout_settings(make_env)
     step_timeout = settings.step_timeout if step_timeout is None else step_timeout
+    if step_timeout == math.inf:
+        step_timeout = None
     num_envs = settings.num_envs or 64 if num_envs is None else num_envs
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs} must be at least 1.")
@@ -173,6 +203,7 @@ def play_numbered_episodes(
     workers = [EnvWorker(make, step_timeout) for _ in range(min(num_envs, num_episodes))]
     idle, running = list(workers), []
     again: list[int] = []  # lost, and to be played once more
+    losses: Counter[int] = Counter()
     finished: dict[int, Episode | None] = {}
     started = delivered = first_episode
     last = first_episode + num_episodes
@@ -181,13 +212,19 @@ def play_numbered_episodes(
     def lose(index: int, worker: EnvWorker, error: Exception) -> None:
         if faults is None:
             raise error
-        if faults.play_again:
-            again.append(index)
-        else:
-            finished[index] = None
         worker.abandon()
         idle.append(worker)
-        faults.add(f"Episode {index} of {env_name or 'the environment'}", error)
+        what = f"Episode {index} of {env_name or 'the environment'}"
+        faults.add(what, error)
+        if not faults.play_again:
+            finished[index] = None
+            return
+        losses[index] += 1
+        if losses[index] == MAX_LOSSES:
+            raise EnvironmentFailureError(
+                f"{what} was lost {MAX_LOSSES} times, so that it is not bad luck. The last time: {faults.lost[-1]}"
+            ) from error
+        again.append(index)
 
     try:
         while delivered < last:

@@ -149,6 +149,11 @@ def test_by_its_id_a_few_browsers_are_started_and_may_be_lost(chromium):
 
     settings = rollout_settings("trl_vlmq/MiniWoB-click-test-v0")
     assert settings == MiniWoBEnv.rollout_settings == (4, 90.0, 0.1)
+    assert (
+        rollout_settings("trl_vlmq/MiniWoB")
+        == rollout_settings(functools.partial(MiniWoBEnv, "click-test"))
+        == settings
+    )
     assert rollout_settings("trl_vlmq/BabyAI-GoToLocalS6N2-v0") == rollout_settings(lambda: None) == (None, None, 0.0)
 
 

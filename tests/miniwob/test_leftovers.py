@@ -61,6 +61,18 @@ def test_a_browser_that_does_not_start_leaves_nothing_and_says_why(make, tmp_pat
     assert list(Path(tmp_path).iterdir()) == []
 
 
+def test_what_a_driver_says_that_cannot_run_is_told(make, tmp_path, monkeypatch):
+    from trl_vlmq.envs.miniwob.process import BrowserError
+
+    driver = tmp_path / "driver"
+    driver.write_text("#!/bin/sh\necho 'libnss3.so is missing' >&2\nexit 127\n")
+    driver.chmod(0o700)
+    monkeypatch.setattr("selenium.webdriver.common.service.sleep", lambda seconds: time.sleep(0.02))
+    env = make(chromedriver=str(driver))
+    with pytest.raises(BrowserError, match="libnss3.so is missing"):
+        env.reset(seed=0)
+
+
 def test_many_resets_leave_no_page_behind(on, processes):
     """The short form of `python benchmarks/miniwob_cost.py --resets 1000`."""
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_vlmq authors. Licensed under the Apache License, Version 2.0.
 """Environments that raise, hang or die take their own episode with them and nothing else."""
 
+import math
 import threading
 import time
 
@@ -202,20 +203,38 @@ def test_logs_are_complete_though_episodes_were_lost(lamp, failing_once, tmp_pat
     assert rows[0] == rows[1]
 
 
-def test_an_environment_says_itself_how_it_is_played_in(failing_once):
+def test_an_environment_says_itself_how_it_is_played_in(failing_once, caplog):
     env, made = failing_once()
+    threads, step = set(), env.step
+    env.step = lambda self, text: threads.add(threading.current_thread().name) or step(self, text)
     env.rollout_settings = RolloutSettings(num_envs=2, step_timeout=30.0, max_lost_share=0.9)
     result = evaluate_policy(env, RANDOM, 30, seed=2, progress=None)
-    lost = len(made) - 2
-    assert len(result.success) == 30 and lost > 0
+    lost = caplog.text.count("played again in a new environment")
+    assert len(result.success) == 30 and lost > 0 and len(made) == 2 + lost
+    assert threads == {"environment"}
+    threads.clear()
+    evaluate_policy(env, RANDOM, 3, seed=2, step_timeout=math.inf, progress=None)
+    assert threads == {"MainThread"}
     with pytest.raises(RuntimeError, match="the simulator crashed"):
         evaluate_policy(failing_once()[0], RANDOM, 30, seed=2, progress=None)
 
 
 def test_an_episode_that_always_fails_ends_an_evaluation_with_the_reason(failing):
     env, _, _ = failing(crash, lambda color: color < 100)
-    with pytest.raises(EnvironmentFailureError, match="the simulator crashed"):
-        evaluate_policy(env, RANDOM, 30, seed=2, max_lost_share=0.5, progress=None)
+    with pytest.raises(EnvironmentFailureError, match=r"was lost 3 times(.|\n)*the simulator crashed"):
+        evaluate_policy(env, RANDOM, 30, seed=2, max_lost_share=0.9, progress=None)
+
+
+def test_an_environment_that_cannot_be_made_is_not_tried_for_hours():
+    tries = []
+
+    def make():
+        tries.append(1)
+        raise RuntimeError("no simulator here")
+
+    with pytest.raises(EnvironmentFailureError, match="no simulator here"):
+        evaluate_policy(make, RANDOM, 1000, max_lost_share=0.9, progress=None)
+    assert len(tries) == 3
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -32,7 +32,8 @@ def test_logs_of_another_environment_are_refused_with_what_differs(comparison, t
     random = BehaviorPolicy("random")
     comparison(max_steps=4).collect_or_load(None, random, 3)
     path = str(tmp_path / "episodes.parquet")
-    assert comparison(max_steps=4).collect_or_load(path, random, 3)["turn"][0] == 0
+    for same in ({"max_steps": 4}, {"max_steps": 4, "invalid_penalty": 0.0}, {"max_steps": 4, "list_actions": True}):
+        assert comparison(**same).collect_or_load(path, random, 3)["turn"][0] == 0
     with pytest.raises(
         ValueError, match=r"'max_steps': 4.*of this run is .*'max_steps': 5(.|\n)*leave out --episodes_path"
     ):

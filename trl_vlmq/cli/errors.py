@@ -52,8 +52,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _message(error: Exception) -> str:
+    from trl_vlmq.env_worker import EnvironmentFailureError
     from trl_vlmq.validation import EpisodeValidationError
 
-    if isinstance(error, EpisodeValidationError):
-        return str(error)  # a list of problems
+    if isinstance(error, (EpisodeValidationError, EnvironmentFailureError)):
+        return str(error)  # a list of problems, a traceback
     return " ".join(str(error).split()) or type(error).__name__

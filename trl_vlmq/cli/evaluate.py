@@ -108,7 +108,7 @@ def evaluate(arguments: EvaluateArguments, how: PlayArguments) -> None:
 
     def play(name: str, policy, builder=None) -> None:
         for env in arguments.env:
-            with user_errors(BehaviorUnavailableError, EnvironmentFailureError):
+            with user_errors(BehaviorUnavailableError, EnvironmentFailureError, TimeoutError):
                 results[env][name] = evaluate_policy(
                     env, policy, arguments.episodes,
                     seed=arguments.seed, env_kwargs=env_kwargs[env], prompt_builder=builder, progress=name, **asdict(how),

@@ -37,7 +37,7 @@ class PlayArguments:
     step_timeout: float | None = field(
         default=None,
         metadata={
-            "help": "Seconds a step of an environment may take. Default: what the environment says, or no limit."
+            "help": "Seconds a step of an environment may take; inf for no limit. Default: what the environment says, or no limit."
         },
     )
     max_lost_share: float | None = field(

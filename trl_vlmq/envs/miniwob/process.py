@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from selenium import webdriver
-from selenium.common.exceptions import SessionNotCreatedException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chromium.remote_connection import ChromiumRemoteConnection
 from selenium.webdriver.common.proxy import Proxy
@@ -63,7 +62,7 @@ GUARD = """#!/bin/sh
 trap : TERM
 setsid {driver} "$@" < /dev/null &
 read -r _
-kill -s KILL -- "-$!"
+kill -s KILL -- "-$!" 2> /dev/null
 for _ in 0 1 2 3 4 5 6 7 8 9; do for _ in 0 1 2 3 4 5 6 7 8 9; do rm -rf {folder} && exit; sleep 0.1; done; done
 """
 
@@ -125,31 +124,30 @@ class BrowserProcess:
         guard = Path(self.folder, "guard.sh")
         guard.write_text(GUARD.format(driver=shlex.quote(chromedriver), folder=shlex.quote(self.folder)))
         guard.chmod(0o700)
-        log = Path(self.folder, "driver.log")
+        self._log = tempfile.TemporaryFile()
         self._service = Service(
             str(guard),
-            log_output=str(log),
+            log_output=self._log,
             # What is drawn must not depend on who draws it; and all files go where they are removed.
             env=os.environ | dict.fromkeys(("HOME", "TMPDIR"), self.folder) | {"TZ": "UTC", "LC_ALL": "C.UTF-8"},
             # A group of its own: Ctrl-C in a terminal is Python's to handle.
             popen_kw={"start_new_session": True},
         )
         self._service.process = None  # so that close works if start raises
+        self.pid = None
         try:
             self._service.start()
             self.pid = self._service.process.pid
             self.driver = self._connect(chrome_binary, timeout)
         except Exception as error:
-            said = log.read_text(errors="replace").splitlines()[-1:] if log.is_file() else []
+            reason = " ".join(str(error).splitlines()[:1])
+            hint = SAME_VERSION if self.pid else f"The driver said: {self._last_words()}"
             self.close()
-            reason = [
-                *str(error).splitlines()[:1],
-                *([SAME_VERSION] if isinstance(error, SessionNotCreatedException) else said),
-            ]
-            raise BrowserError(f"{chrome_binary} does not start with {chromedriver}: {' '.join(reason)}") from error
+            raise BrowserError(f"{chrome_binary} does not start with {chromedriver}: {reason} {hint}") from error
 
     def close(self) -> None:
         """End everything, at once and whatever state it is in."""
+        self._log.close()
         guard = self._service.process
         if guard is not None and guard.poll() is None:
             try:
@@ -158,6 +156,11 @@ class BrowserProcess:
                 guard.kill()
                 guard.wait()
         shutil.rmtree(self.folder, ignore_errors=True)  # where there was no guard any more
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "nothing")
 
     def _connect(self, chrome_binary: str, timeout: float) -> webdriver.Remote:
         options = webdriver.ChromeOptions()
