@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 def test_the_examples_in_the_documentation_run():
     pytest.importorskip("minigrid")
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     namespace = {}
     try:
         for example in examples:
@@ -20,6 +20,8 @@ def test_the_examples_in_the_documentation_run():
     finally:
         gymnasium.registry.pop("Corridor-v0", None)
     assert namespace["messages"][0]["content"][0] == {"type": "image"} and len(namespace["images"]) == 1
+
+    assert namespace["Simulator"].rollout_settings == (4, 90.0, 0.1)
 
     env = namespace["Corridor"]()
     env.reset(seed=0)
