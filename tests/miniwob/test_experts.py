@@ -38,6 +38,11 @@ def test_the_expert_solves_more_episodes(on, task):
     assert all(play(on(task, seed=seed), "expert", seed) for seed in (101, 102))
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_layout_that_names_its_fields_below_them_is_filled_in_right(on, seed):
+    assert play(on("multi-layouts", seed=seed), "expert", seed)
+
+
 def test_the_others_are_worse_each_in_its_way(on):
     tasks = ("enter-text", "click-option", "choose-list", "click-link", "login-user")
     successes, steps = {}, {}

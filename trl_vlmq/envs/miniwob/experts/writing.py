@@ -97,13 +97,16 @@ def count_of_blocks(view: View) -> Call | None:
 
 def movie_search(view: View) -> Call | None:
     genre, director, year = re.match(r"Search for (\w+) movies directed by (.*) from year (\d+)", view.goal).groups()
-    wanted = []
-    for label in view.all("text", "cell", "label"):
-        text = {"genre": genre, "director": director, "year": year, "date": year}
-        value = next((text[word] for word in text if word in label.name.lower()), None)
-        if value is not None:
-            wanted.append((view.after(label, "textbox"), value))
-    return fill(wanted) or submit(view)
+    text = {"genre": genre, "director": director, "year": year, "date": year}
+    named = [
+        (label, next(text[word] for word in text if word in label.name.lower()))
+        for label in view.all("text", "cell", "label")
+        if any(word in label.name.lower() for word in text)
+    ]
+    fields = list(view.all("textbox"))
+    if view.page.index(fields[0]) < view.page.index(named[0][0]):  # a layout that names a field below it
+        return fill([(field, value) for field, (_, value) in zip(fields, named, strict=True)]) or submit(view)
+    return fill([(view.after(label, "textbox"), value) for label, value in named]) or submit(view)
 
 
 def autocomplete(view: View) -> Call | None:
