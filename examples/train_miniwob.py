@@ -9,7 +9,7 @@
 
     apt-get install chromium chromium-driver; pip install "trl_vlmq[miniwob]"
 
-    accelerate launch examples/train_miniwob.py                      # an hour and a half on two cores
+    accelerate launch examples/train_miniwob.py                      # more than an hour on two cores
     accelerate launch examples/train_miniwob.py --quick              # a few minutes: does everything work?
     accelerate launch examples/train_miniwob.py --online             # then the agent plays and goes on improving
     accelerate launch examples/train_miniwob.py --tasks click-link,read-table --list_actions True \

@@ -84,9 +84,8 @@ class OnlineRolloutCallback(TrainerCallback):
         step_timeout (`float`, *optional*):
             Seconds a step of an environment may take before the episode is dropped. By default what [`RolloutSettings`]
             of the environment say: mostly no limit.
-        max_lost_share (`float`, *optional*):
-            Share of a round's episodes that may be lost to environments that raise or hang; more stop the training. By
-            default 0.1, or what [`RolloutSettings`] of the environments say if that is more.
+        max_lost_share (`float`, *optional*, defaults to `0.1`):
+            Share of a round's episodes that may be lost to environments that raise or hang; more stop the training.
         show_episodes (`int`, *optional*, defaults to `0`):
             Sample episodes of each round to print, and to log with their images where the tracker (TensorBoard,
             Weights & Biases) can show them.
@@ -113,22 +112,19 @@ class OnlineRolloutCallback(TrainerCallback):
         temperature: float = 1.0,
         max_new_tokens: int = 32,
         step_timeout: float | None = None,
-        max_lost_share: float | None = None,
+        max_lost_share: float = 0.1,
         show_episodes: int = 0,
         folder: str | Path | None = None,
         vllm: "VLLMClient | None" = None,
     ):
-        self._named = isinstance(
-            envs, Mapping
-        )  # their rows have these names; else those of the tasks that were played
+        # The rows of a mapping have its names; else those of the tasks that were played.
+        self._named = isinstance(envs, Mapping)
         self.envs = dict(envs) if self._named else {_name(envs): envs}
         self.episodes_per_round, self.num_envs, self.start_epoch = episodes_per_round, num_envs, start_epoch
         self.env_kwargs = dict(env_kwargs or {})
         self.prompt_builder = prompt_builder or PromptBuilder()
         self.epsilon = epsilon or LinearSchedule(1.0, 0.1, 300)
         self.explore_over, self.temperature, self.max_new_tokens = explore_over, temperature, max_new_tokens
-        if max_lost_share is None:
-            max_lost_share = max([0.1, *(rollout_settings(make).max_lost_share for make in self.envs.values())])
         self.step_timeout, self.max_lost_share = step_timeout, max_lost_share
         self.show_episodes, self.folder, self.vllm = show_episodes, folder, vllm
         if explore_over not in EXPLORATIONS:
