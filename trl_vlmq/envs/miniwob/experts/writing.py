@@ -97,16 +97,11 @@ def count_of_blocks(view: View) -> Call | None:
 
 def movie_search(view: View) -> Call | None:
     genre, director, year = re.match(r"Search for (\w+) movies directed by (.*) from year (\d+)", view.goal).groups()
-    text = {"genre": genre, "director": director, "year": year, "date": year}
-    named = [
-        (label, next(text[word] for word in text if word in label.name.lower()))
-        for label in view.all("text", "cell", "label")
-        if any(word in label.name.lower() for word in text)
-    ]
-    fields = list(view.all("textbox"))
-    if view.page.index(fields[0]) < view.page.index(named[0][0]):  # a layout that names a field below it
-        return fill([(field, value) for field, (_, value) in zip(fields, named, strict=True)]) or submit(view)
-    return fill([(view.after(label, "textbox"), value) for label, value in named]) or submit(view)
+    values = {"genre": genre, "director": director, "year": year, "date": year}
+    names = " ".join(label.name.lower() for label in view.all("text", "cell", "label"))
+    # Names stand before their fields or after them, but always in the order of the fields.
+    in_order = [values[word] for word in re.findall("|".join(values), names)]
+    return fill(list(zip(view.all("textbox"), in_order, strict=True))) or submit(view)
 
 
 def autocomplete(view: View) -> Call | None:
